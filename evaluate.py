@@ -1,0 +1,8 @@
+"""Few-shot accuracy of a checkpoint on a CSV: `python evaluate.py --help`."""
+
+import sys
+
+from rope_gpt2.commands.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,54 @@
+"""`rope-gpt2 COMMAND`: fit, validate, test and predict as `train.py`, evaluate as `evaluate.py`."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from rope_gpt2.errors import InputError
+
+COMMANDS = {
+    "fit": "train on episodes from a CSV",
+    "validate": "few-shot accuracy on the validation examples",
+    "test": "few-shot accuracy on the test examples",
+    "predict": "write predictions.csv",
+    "evaluate": "few-shot accuracy of a checkpoint: shots x seeds, with intervals",
+}
+EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+
+
+def usage() -> str:
+    """The commands, a line each."""
+    lines = [f"  {name:10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(("usage: rope-gpt2 COMMAND [options]   (rope-gpt2 COMMAND --help lists a command's options)", "", *lines))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the command and its options; `train` before fit, validate, test or predict is allowed.
+
+    Returns:
+        Exit code: 0; 2 for bad input, after one sentence on standard error; 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    try:
+        if arguments[0] == "evaluate":
+            from rope_gpt2.commands.evaluate import evaluate
+
+            return evaluate(arguments[1:])
+        if arguments[0] == "train" or arguments[0] in COMMANDS:
+            from rope_gpt2.commands.train import train
+
+            return train(arguments[1:] if arguments[0] == "train" else arguments)
+        raise InputError(f"unknown command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -1,0 +1,152 @@
+"""CSV → examples: read and check a file with the columns `review,sentiment`."""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+from rope_gpt2.errors import InputError
+
+LABELS = ("negative", "positive")
+COLUMNS = ("review", "sentiment")
+
+_TAG = re.compile(r"</?(?:a|b|blockquote|br|div|em|font|hr|i|li|ol|p|q|s|small|span|strong|u|ul)\b[^<>]*>", re.IGNORECASE)
+_REMEDY = "a review with commas, quotes or line breaks must stand in double quotes, and a quote inside it must be doubled"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One review with its label.
+
+    Attributes:
+        row: number of the review in its file, 1 for the first line below the header.
+        review: the text, not empty.
+        sentiment: one of `LABELS`.
+    """
+
+    row: int
+    review: str
+    sentiment: str
+
+
+class _TextOfHtml(HTMLParser):
+    """Collects the text between tags; a tag becomes a space."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(data)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.parts.append(" ")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.parts.append(" ")
+
+
+def strip_html(text: str) -> str:
+    """Text without HTML tags, entities resolved, white space folded.
+
+    >>> strip_html("Dull.<br /><br />Really <i>dull</i> &amp; long")
+    'Dull. Really dull & long'
+    """
+    parser = _TextOfHtml()
+    parser.feed(text)
+    parser.close()
+    return " ".join("".join(parser.parts).split())
+
+
+def read_examples(path: str | Path, clean_html: bool | None = None) -> list[Example]:
+    """Read every example of a CSV.
+
+    Args:
+        path: UTF-8 CSV with a header that names `review` and `sentiment`; other columns are ignored.
+        clean_html: remove HTML tags; None: only in a file where some review has them.
+
+    Returns:
+        The examples in the order of the file.
+
+    Raises:
+        InputError: for a file that cannot be read as described, with path, row, column and remedy.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give the path of a CSV with the columns review,sentiment")
+    if not path.is_file():
+        raise InputError(f"{path}: is a folder, not a file; give the path of a CSV with the columns review,sentiment")
+    try:
+        examples = list(_parse(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, line {_first_undecodable_line(path)}: not UTF-8; save the file as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if not examples:
+        raise InputError(f"{path}: has a header and no rows; add at least one review with its sentiment")
+    if clean_html or (clean_html is None and any(_TAG.search(example.review) for example in examples)):
+        examples = [replace(example, review=strip_html(example.review)) for example in examples]
+        _refuse_empty(path, examples)
+    return examples
+
+
+def _parse(path: Path) -> Iterator[Example]:
+    csv.field_size_limit(2**31 - 1)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        row, start = 0, 1
+        try:
+            header = next(reader, None)
+            if header is None:
+                raise InputError(f"{path}: is empty; the first line must name the columns review,sentiment")
+            review_column, sentiment_column = _find_columns(path, header)
+            start = reader.line_num + 1
+            for fields in reader:
+                if not fields:  # a blank line
+                    start = reader.line_num + 1
+                    continue
+                row += 1
+                if len(fields) != len(header):
+                    raise InputError(f"{path}, row {row} (line {start}): {len(fields)} columns instead of {len(header)}; {_REMEDY}")
+                example = Example(row, fields[review_column], fields[sentiment_column].strip().lower())
+                if example.sentiment not in LABELS:
+                    raise InputError(
+                        f"{path}, row {row} (line {start}), column sentiment: unknown label {_shorten(fields[sentiment_column])!r}; "
+                        f"write {' or '.join(LABELS)}"
+                    )
+                _refuse_empty(path, (example,))
+                start = reader.line_num + 1
+                yield example
+        except csv.Error as error:
+            raise InputError(f"{path}, row {row + 1} (line {start}): broken quoting ({error}); {_REMEDY}") from error
+
+
+def _find_columns(path: Path, header: Sequence[str]) -> tuple[int, int]:
+    names = [name.strip().lower() for name in header]
+    for column in COLUMNS:
+        if names.count(column) != 1:
+            found = f"stands {names.count(column)} times" if column in names else "is missing"
+            raise InputError(f"{path}, header: column {column} {found} (found: {_shorten(', '.join(header))}); it must stand there once")
+    return names.index("review"), names.index("sentiment")
+
+
+def _refuse_empty(path: Path, examples: Sequence[Example]) -> None:
+    for example in examples:
+        if not example.review.strip():
+            raise InputError(f"{path}, row {example.row}, column review: empty review; write its text or delete the row")
+
+
+def _first_undecodable_line(path: Path) -> int:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return number
+
+
+def _shorten(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

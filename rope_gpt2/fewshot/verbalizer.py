@@ -1,0 +1,59 @@
+"""Label ↔ label word ↔ token ids (Schick & Schütze 2021)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from rope_gpt2.errors import InputError
+from rope_gpt2.fewshot.examples import LABELS
+from rope_gpt2.fewshot.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Verbalizer:
+    """The word that stands for each label, in the order of `LABELS`.
+
+    >>> Verbalizer(("terrible", "great")).word("positive")
+    'great'
+    """
+
+    words: tuple[str, ...] = LABELS
+
+    def __post_init__(self) -> None:
+        words = [word.strip() for word in self.words]
+        if len(words) != len(LABELS) or not all(words) or len({word.casefold() for word in words}) != len(words):
+            raise InputError(
+                f"label words must be {len(LABELS)} different words, for {' and '.join(LABELS)}, got {list(self.words)}; mend them"
+            )
+        object.__setattr__(self, "words", tuple(words))
+
+    def word(self, sentiment: str) -> str:
+        """The label word of a label."""
+        return self.words[LABELS.index(sentiment)]
+
+    def token_ids(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> tuple[tuple[int, ...], ...]:
+        """Token ids of each label word as it follows a prompt; a word may be several tokens.
+
+        Raises:
+            InputError: if the tokenizer makes two words the same, or nothing of one.
+        """
+        ids = tuple(
+            tuple(tokenizer(template.label_space + word, add_special_tokens=False)["input_ids"]) for word in self.words
+        )
+        if len(set(ids)) != len(ids) or not all(ids):
+            raise InputError(f"label words {list(self.words)} are not told apart by the tokenizer (token ids {ids}); choose others")
+        return ids
+
+    def find(self, text: str) -> str | None:
+        """The label whose word comes first in a generated text, or None if neither does.
+
+        >>> Verbalizer().find(" Positive, I think, not negative"), Verbalizer().find(" so so")
+        ('positive', None)
+        """
+        folded = text.casefold()
+        places = {label: folded.find(word.casefold()) for label, word in zip(LABELS, self.words, strict=True)}
+        found = {label: place for label, place in places.items() if place >= 0}
+        return min(found, key=lambda label: (found[label], -len(self.word(label)))) if found else None
+
+

@@ -1,0 +1,82 @@
+"""The shape of a RoPE GPT-2: `GPT2Config` plus `rope_parameters`, with what would fail silently refused.
+
+GPT-2's fields keep their names and defaults (Radford et al. 2019); `rope_parameters` is transformers' own dictionary, so that
+every rope type of transformers works here. `n_positions` is the length of the training context, in tokens: it limits nothing in
+the model, and is what the scalings (yarn, longrope, llama3, dynamic) take as the original context.
+"""
+
+from typing import Any
+
+from transformers import AutoConfig, GPT2Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
+
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+
+# Keys that transformers itself writes or passes and that are no fields of the class.
+_TRANSFORMERS_KEYS = frozenset(
+    {
+        *("_name_or_path", "name_or_path", "_commit_hash", "_attn_implementation", "attn_implementation", "experts_implementation"),
+        *("_attn_implementation_internal", "_experts_implementation", "model_type", "torch_dtype", "num_labels", "auto_map"),
+        *("output_attentions", "rope_scaling", "rope_theta", "partial_rotary_factor", "use_cache", "quantization_config"),
+        *("is_decoder", "tie_last_hidden_states", "per_layer_config", "id2label", "label2id"),
+    }
+)
+
+
+class RopeGPT2Config(GPT2Config):
+    """Configuration of `RopeGPT2ForCausalLM`; all fields of `transformers.GPT2Config`, and:
+
+    Args:
+        rope_parameters: `{"rope_type": ..., "rope_theta": ..., ...}` as transformers defines it; None for
+            `{"rope_type": "default", "rope_theta": 10000.0}` (Su et al. 2021, section 3.2.2). `partial_rotary_factor` in (0, 1]
+            rotates only the first part of each head.
+
+    Raises:
+        ValueError: for an odd rotary dimension, an unknown rope type, an unknown key, cross-attention, or heads that do not
+            divide the embedding.
+    """
+
+    model_type = "rope_gpt2"
+
+    rope_parameters: RopeParameters | dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # transformers would set an unknown key as an attribute and go on: a misspelt field would train another model.
+        known = _TRANSFORMERS_KEYS | set(self.attribute_map)
+        if unknown := sorted(key for key in kwargs if key not in known):
+            raise ValueError(f"unknown RopeGPT2Config field {unknown[0]!r}; fields are those of GPT2Config and 'rope_parameters'")
+        if self.rope_parameters is not None:
+            self.rope_parameters = dict(self.rope_parameters)  # never write into the caller's dictionary
+        super().__post_init__(**kwargs)
+        self.check_rope()
+
+    def check_rope(self) -> None:
+        """Refuse what the rotation cannot do; transformers checks the keys that each rope type needs."""
+        if self.add_cross_attention:
+            raise ValueError("add_cross_attention=True is not supported: RopeGPT2 is a decoder alone; set it to False")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd must be divisible by n_head, got {self.n_embd} and {self.n_head}; choose another n_head")
+        parameters = self.rope_parameters or {}
+        rope_type = parameters.get("rope_type", "default")
+        if rope_type not in ROPE_TYPES or (rope_type != "default" and rope_type not in ROPE_INIT_FUNCTIONS):
+            raise ValueError(f"rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope_type!r}; choose one of them")
+        theta = parameters.get("rope_theta", 10_000.0)
+        if not isinstance(theta, int | float) or theta <= 1:
+            raise ValueError(f"rope_theta must be a number above 1, got {theta!r}; 10000.0 is usual")
+        fraction = parameters.get("partial_rotary_factor", 1.0)
+        if not 0 < fraction <= 1:
+            raise ValueError(f"partial_rotary_factor must lie in (0, 1], got {fraction!r}; 1.0 rotates the whole head")
+        rotary_dim = int(self.head_dim * fraction)
+        if rotary_dim < 2 or rotary_dim % 2:
+            raise ValueError(
+                f"the rotary dimension must be even and at least 2, got {rotary_dim} (n_embd {self.n_embd} / n_head {self.n_head} "
+                f"* partial_rotary_factor {fraction}); choose n_embd and n_head for an even head size"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Size of one attention head, in dimensions."""
+        return self.n_embd // self.n_head
+
+
+AutoConfig.register("rope_gpt2", RopeGPT2Config)

@@ -1,0 +1,100 @@
+"""Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019): trained here, or loaded from a folder or a hub name.
+
+A tokenizer trained here carries a normalizer in its own file, which brings what a person types ("Don't bother, it's dull.") to the
+form of SST-2 and its like: lower case, spaces before punctuation and clitics. So every tool that loads the tokenizer treats typed
+text like the training text.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from rope_gpt2.errors import InputError
+
+END_OF_TEXT = "<|endoftext|>"
+PADDING = "<|pad|>"
+
+# GPT-2's pieces (words, numbers, marks, each with the space before it), and a clitic or a bracket of the treebank as one piece.
+_PIECES = r" ?n't\b| ?'(?:s|t|re|ve|m|ll|d)\b| ?-[lr]rb-| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def treebank_normalizer() -> normalizers.Normalizer:
+    """Lower case, and the spacing of the Penn Treebank that SST-2 is written in; line ends are kept."""
+    rules: list[normalizers.Normalizer] = [normalizers.NFC(), normalizers.Lowercase()]
+    rules += [normalizers.Replace(typed, plain) for typed, plain in (("’", "'"), ("‘", "'"), ("“", ' "'), ("”", '"'), ("…", "..."))]
+    rules.append(normalizers.Replace(Regex(r" *n't\b"), " n't"))
+    rules += [normalizers.Replace(Regex(rf" *'{clitic}\b"), f" '{clitic}") for clitic in ("s", "re", "ve", "ll", "d", "m")]
+    rules += [normalizers.Replace(Regex(rf" *{re.escape(mark)}"), f" {mark}") for mark in "!?;:"]
+    rules += [
+        normalizers.Replace(Regex(r" *,(?!\d)"), " ,"),
+        normalizers.Replace(Regex(r" *\.\.\.+ *"), " ... "),
+        normalizers.Replace(Regex(r" *(?<!\.)\.(?![\w.])"), " ."),
+        normalizers.Replace(Regex(r" *(?:—|--) *"), " -- "),
+        normalizers.Replace(Regex(r"\( *"), "-lrb- "),
+        normalizers.Replace(Regex(r" *\)"), " -rrb-"),
+        normalizers.Replace(Regex(r'"(?=\w)'), "`` "),
+        normalizers.Replace(Regex(r' *"'), " ''"),
+        normalizers.Replace(Regex(r" {2,}"), " "),
+        normalizers.Replace(Regex(r" +(?=\n)"), ""),
+    ]
+    return normalizers.Sequence(rules)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, normalize: bool = True) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE.
+
+    Args:
+        texts: training texts; never a text that the model will be evaluated on.
+        vocab_size: tokens at most, the 256 bytes and two special tokens included; fewer where the texts hold fewer merges.
+        normalize: carry the treebank normalizer.
+
+    Raises:
+        InputError: if `vocab_size` cannot hold the bytes.
+    """
+    if vocab_size < 258:
+        raise InputError(f"vocab_size must be at least 258 (256 bytes and two special tokens), got {vocab_size}; choose a larger one")
+    tokenizer = Tokenizer(models.BPE())
+    if normalize:
+        tokenizer.normalizer = treebank_normalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, PADDING],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer_from_json(tokenizer.to_str())
+
+
+def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a Lightning checkpoint, which stores it as the text of its `tokenizer.json`."""
+    specials = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+    tokenizer = Tokenizer.from_str(text)
+    if tokenizer.token_to_id(PADDING) is not None:
+        specials["pad_token"] = PADDING
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **specials)
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer from a folder, or by its hub name ("gpt2").
+
+    Raises:
+        InputError: if there is none, or it is no fast tokenizer.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError, KeyError) as error:
+        where = "the folder holds no tokenizer" if Path(name_or_path).is_dir() else "no such folder, and no such name could be fetched"
+        raise InputError(
+            f"tokenizer {name_or_path!r} cannot be loaded ({where}); give a folder with tokenizer.json, or vocab.json and merges.txt"
+        ) from error
+    if not tokenizer.is_fast or not len(tokenizer):
+        raise InputError(f"tokenizer {name_or_path!r} has no fast implementation; give a folder with tokenizer.json")
+    return tokenizer

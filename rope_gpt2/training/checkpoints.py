@@ -1,0 +1,106 @@
+"""Checkpoints in and out: a folder of `save_pretrained`, or a Lightning file. Weights are only ever loaded as weights."""
+
+import json
+import pickle
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from rope_gpt2.errors import InputError
+from rope_gpt2.model.configuration import RopeGPT2Config
+from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
+from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json
+from rope_gpt2.training.datamodule import SentimentDataModule
+from rope_gpt2.training.module import RopeGPT2Module
+
+
+def load_checkpoint(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model (float32, evaluation mode) and tokenizer of a folder, a hub name, or a Lightning checkpoint `FILE.ckpt`.
+
+    Raises:
+        InputError: if there is nothing there, it is damaged, or its parts do not fit one another.
+    """
+    if path.endswith(".ckpt"):
+        model, tokenizer = read_lightning_checkpoint(Path(path))
+    else:
+        model, tokenizer = _load_folder(path)
+    if len(tokenizer) > model.config.vocab_size:
+        raise InputError(
+            f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}; put the tokenizer of this model there"
+        )
+    return model.eval(), tokenizer
+
+
+def random_model(seed: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """An untrained RoPE GPT-2 of GPT2Config's own shape (124 M parameters): the baseline at chance."""
+    torch.manual_seed(seed)
+    config = RopeGPT2Config(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    return RopeGPT2ForCausalLM(config).eval()
+
+
+def _load_folder(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{path}: is neither a folder nor a .ckpt file; give a folder of save_pretrained or a Lightning checkpoint")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"{path}: holds no config.json; give a folder that save_pretrained wrote, or a Lightning .ckpt file")
+    try:
+        config = AutoConfig.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if folder.is_dir():
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{path}: the model cannot be loaded ({reason}); copy or train the checkpoint again") from error
+        raise InputError(
+            f"{path}: no such folder, and no such name could be fetched from the hub; give a folder, a .ckpt file or 'random'"
+        ) from error
+    return model, load_tokenizer(path)
+
+
+def read_lightning_checkpoint(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a checkpoint that `fit` wrote."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the path of a checkpoint that fit wrote")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        hparams, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        tokenizer = tokenizer_from_json(checkpoint[SentimentDataModule.__qualname__]["tokenizer_json"])
+        module = RopeGPT2Module(**{name: value for name, value in hparams.items() if not name.startswith("_")})
+        module.load_state_dict(weights)
+    except (RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: is no checkpoint of this package, or is damaged ({reason}); give another one") from error
+    return module.model, tokenizer
+
+
+def save_pretrained(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a folder that `from_pretrained` loads, whole or not at all; what stood there before is replaced.
+
+    Args:
+        model: the model; its own dtype stays as it is.
+        tokenizer: travels along.
+        folder: target.
+        dtype: of the stored weights. They load as float32 in any case.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        weights = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
+        model.save_pretrained(partial, state_dict=weights)
+        tokenizer.save_pretrained(partial)
+        config_file = partial / "config.json"
+        config = json.loads(config_file.read_text()) | {"dtype": "float32"}
+        config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        partial.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,8 @@
+"""Train and score a RoPE GPT-2: `python train.py fit|validate|test|predict --config configs/NAME.yaml`; `--help` lists the options."""
+
+import sys
+
+from rope_gpt2.commands.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
