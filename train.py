@@ -1,4 +1,4 @@
-"""Train and score a RoPE GPT-2: `python train.py fit|validate|test|predict --config configs/NAME.yaml`; `--help` lists the options."""
+"""Train and score a RoPE GPT-2: `python train.py fit|validate|test|predict --config configs/NAME.yaml`, or `--help`."""
 
 import sys
 

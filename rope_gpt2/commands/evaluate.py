@@ -7,9 +7,7 @@ import logging
 import platform
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +18,6 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.demonstrations import SELECTIONS
@@ -42,6 +39,7 @@ from rope_gpt2.model.tokenizer import load_tokenizer
 from rope_gpt2.training.checkpoints import load_checkpoint, random_model
 from rope_gpt2.training.datamodule import SentimentDataModule
 from rope_gpt2.training.module import SCORINGS, FewShotModule
+from rope_gpt2.training.notices import silence_notices
 from rope_gpt2.training.prediction_writer import PredictionWriter
 
 PRECISIONS = ("auto", "32-true", "bf16-true", "bf16-mixed")
@@ -65,18 +63,36 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--checkpoint", default=MINI, metavar="DIR|FILE.ckpt|random", help="folder of save_pretrained (or hub name), Lightning "
-        "checkpoint, or 'random': an untrained GPT2Config-shaped RoPE GPT-2")
+    add(
+        "--checkpoint",
+        default=MINI,
+        metavar="DIR|FILE.ckpt|random",
+        help="folder of save_pretrained (or hub name), Lightning checkpoint, or 'random': an untrained GPT2Config-shaped RoPE GPT-2",
+    )
     add("--data", default=DEMO, metavar="CSV|sst2", help="reviews to classify; sst2 is SST-2's validation set")
-    add("--pool", metavar="CSV|sst2", help="where demonstrations are drawn from; by default SST-2's training set for sst2, else the "
-        "data itself, a review never being among its own demonstrations")
+    add(
+        "--pool",
+        metavar="CSV|sst2",
+        help="where demonstrations are drawn from; by default SST-2's training set for sst2, else the "
+        "data itself, a review never being among its own demonstrations",
+    )
     add("--shots", type=int, nargs="+", default=[0, 4, 16], metavar="N", help="demonstrations in a prompt")
     add("--seeds", type=int, default=5, metavar="N", help="demonstration seeds, 0 up to N")
     add("--selection", choices=SELECTIONS, default="balanced", help="labels of the demonstrations: equal counts, or as drawn")
-    add("--scoring", choices=SCORINGS, default="likelihood", help="compare the label words' likelihoods, or generate greedily and "
-        "look for a label word")
+    add(
+        "--scoring",
+        choices=SCORINGS,
+        default="likelihood",
+        help="compare the label words' likelihoods, or generate greedily and look for a label word",
+    )
     add("--template", default=DEFAULT_TEMPLATE.replace("\n", "\\n"), help="layout with {text} and {label}; \\n is a line end")
-    add("--label-words", nargs=2, default=["negative", "positive"], metavar=("NEGATIVE", "POSITIVE"), help="the words for the labels")
+    add(
+        "--label-words",
+        nargs=2,
+        default=["negative", "positive"],
+        metavar=("NEGATIVE", "POSITIVE"),
+        help="the words for the labels",
+    )
     add("--tokenizer", metavar="DIR|NAME", help="tokenizer for 'random'; by default that of checkpoints/mini")
     add("--max-length", type=int, metavar="N", help="tokens in a prompt at most; by default the model's n_positions")
     add("--trim-queries", action="store_true", help="cut the end of a review that exceeds the context alone, instead of refusing it")
@@ -99,11 +115,11 @@ def evaluate(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(list(arguments))
     output = Path(options.output)
     _check(options, output)
-    with _quiet():
-        model, tokenizer = _load(options)
-        data, files = _build_data(options, tokenizer, model)
-        trainer = _build_trainer(options, output)
-        trainer.predict(FewShotModule(model, options.scoring), data, return_predictions=False)
+    silence_notices(logging.WARNING)
+    model, tokenizer = _load(options)
+    data, files = _build_data(options, tokenizer, model)
+    trainer = _build_trainer(options, output)
+    trainer.predict(FewShotModule(model, options.scoring), data, return_predictions=False)
     if not trainer.is_global_zero:
         return 0
     predictions = repeat_zero_shot(read_predictions(output / PREDICTIONS_FILE), options.seeds)
@@ -203,7 +219,7 @@ def _manifest(
 ) -> dict[str, Any]:
     """What one needs to run it again: versions, command, seeds, file hashes, device, precision, time."""
     packages = ("rope-gpt2", "torch", "lightning", "transformers", "tokenizers", "numpy")
-    hashed = {name: {"path": str(path), "sha256": _sha256(path)} for name, path in files.items()}
+    hashed: dict[str, dict[str, Any]] = {name: {"path": str(path), "sha256": _sha256(path)} for name, path in files.items()}
     checkpoint = Path(options.checkpoint)
     if options.checkpoint != "random" and checkpoint.exists():
         members = [checkpoint] if checkpoint.is_file() else sorted(path for path in checkpoint.iterdir() if path.is_file())
@@ -227,22 +243,3 @@ def _manifest(
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's notes on hardware and transformers' progress of loading tell this command's user nothing."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    transformers_logging.disable_progress_bar()
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
-            warnings.filterwarnings("ignore", message=".*overridden `transfer_batch_to_device`.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

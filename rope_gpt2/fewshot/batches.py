@@ -55,5 +55,3 @@ def collate_prompts(prompts: Sequence[Prompt], pad_token_id: int) -> PromptBatch
     mask = [[0] * (length - len(prompt.query_ids)) + [1] * len(prompt.query_ids) for prompt in prompts]
     prefix = torch.tensor(prompts[0].prefix_ids, dtype=torch.long)
     return PromptBatch(prefix, torch.tensor(ids), torch.tensor(mask), tuple(prompts))
-
-

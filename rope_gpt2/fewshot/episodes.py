@@ -58,9 +58,7 @@ class Episodes:
     ) -> None:
         self.max_length, self.seed = max_length, seed
         self.pad_token_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        texts = [
-            template.separator + template.demonstration(example.review, verbalizer.word(example.sentiment)) for example in examples
-        ]
+        texts = [template.separator + template.demonstration(example.review, verbalizer.word(example.sentiment)) for example in examples]
         encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         labels = dict(zip(verbalizer.words, verbalizer.token_ids(tokenizer, template), strict=True))
         self._label_lengths = [len(labels[verbalizer.word(example.sentiment)]) for example in examples]

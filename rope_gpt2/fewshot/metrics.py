@@ -100,9 +100,7 @@ def summarize(predictions: Sequence[Prediction]) -> list[Summary]:
         else:
             of_queries = float(by_query.var(ddof=1)) / n if n > 1 else 0.0
             of_seeds = float(by_seed.var(ddof=1)) / len(seeds)
-            half = math.hypot(
-                stats.norm.ppf(0.975) * math.sqrt(of_queries), stats.t.ppf(0.975, len(seeds) - 1) * math.sqrt(of_seeds)
-            )
+            half = math.hypot(stats.norm.ppf(0.975) * math.sqrt(of_queries), stats.t.ppf(0.975, len(seeds) - 1) * math.sqrt(of_seeds))
             low, high = max(0.0, mean - half), min(1.0, mean + half)
         labels = Counter(prediction.sentiment for prediction in rows)
         summaries.append(

@@ -59,7 +59,7 @@ class PrefixCache:
         if key != self._key:
             cache = DynamicCache(config=model.config)
             model(prefix_ids[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
-            self._key, self._layers = key, [(layer.keys, layer.values) for layer in cache.layers]
+            self._key, self._layers = key, [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr, misc]
         expanded = DynamicCache(config=model.config)
         for index, (keys, values) in enumerate(self._layers):
             expanded.update(keys.expand(batch_size, -1, -1, -1), values.expand(batch_size, -1, -1, -1), index)
@@ -95,9 +95,7 @@ def score_labels(
     return torch.stack(scores, dim=-1)
 
 
-def _next_token_logits(
-    model: PreTrainedModel, batch: PromptBatch, prefix_cache: PrefixCache | None, continuation: Sequence[int]
-) -> Tensor:
+def _next_token_logits(model: PreTrainedModel, batch: PromptBatch, prefix_cache: PrefixCache | None, continuation: Sequence[int]) -> Tensor:
     """[B, 1 + len(continuation), V] float32 logits after the prompt and after each token of the continuation."""
     inputs = prepare_inputs(model, batch, prefix_cache, continuation)
     return model(**inputs, use_cache=inputs["past_key_values"] is not None, logits_to_keep=1 + len(continuation)).logits.float()
@@ -147,7 +145,7 @@ def generate_labels(
     """
     inputs = prepare_inputs(model, batch, prefix_cache=None)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    generated = model.generate(
+    generated = model.generate(  # type: ignore[operator]
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
         max_new_tokens=max_new_tokens,
@@ -163,9 +161,7 @@ def predict_labels(logprobs: Tensor) -> list[str]:
     return [LABELS[index] for index in logprobs.argmax(dim=-1).tolist()]
 
 
-def predict(
-    batch: PromptBatch, logprobs: Tensor, generated: Sequence[str | None] | None = None
-) -> list[Prediction]:
+def predict(batch: PromptBatch, logprobs: Tensor, generated: Sequence[str | None] | None = None) -> list[Prediction]:
     """Scores of a batch → one prediction a row: the likeliest label word, or what was generated."""
     labels = predict_labels(logprobs) if generated is None else [label or UNCERTAIN for label in generated]
     return [

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rope_gpt2.errors import InputError
-from rope_gpt2.fewshot.examples import LABELS, Example, read_examples
+from rope_gpt2.fewshot.examples import LABELS
 
 REPOSITORY = "stanfordnlp/sst2"
 SPLITS = {"train": 67_349, "validation": 872}  # rows; GLUE's test set has no public labels
@@ -80,5 +80,3 @@ def content_sha256(pairs: Iterable[tuple[str, str]]) -> str:
     """
     lines = sorted(f"{' '.join(text.split())}\t{label}\n" for text, label in pairs)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-

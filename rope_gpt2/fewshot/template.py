@@ -53,4 +53,3 @@ class Template:
     def query(self, review: str) -> str:
         """The review to be judged, up to the place where the label word follows."""
         return self.before + " ".join(review.split()) + self.between
-

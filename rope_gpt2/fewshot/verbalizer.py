@@ -1,6 +1,5 @@
 """Label ↔ label word ↔ token ids (Schick & Schütze 2021)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -38,9 +37,7 @@ class Verbalizer:
         Raises:
             InputError: if the tokenizer makes two words the same, or nothing of one.
         """
-        ids = tuple(
-            tuple(tokenizer(template.label_space + word, add_special_tokens=False)["input_ids"]) for word in self.words
-        )
+        ids = tuple(tuple(tokenizer(template.label_space + word, add_special_tokens=False)["input_ids"]) for word in self.words)
         if len(set(ids)) != len(ids) or not all(ids):
             raise InputError(f"label words {list(self.words)} are not told apart by the tokenizer (token ids {ids}); choose others")
         return ids
@@ -55,5 +52,3 @@ class Verbalizer:
         places = {label: folded.find(word.casefold()) for label, word in zip(LABELS, self.words, strict=True)}
         found = {label: place for label, place in places.items() if place >= 0}
         return min(found, key=lambda label: (found[label], -len(self.word(label)))) if found else None
-
-

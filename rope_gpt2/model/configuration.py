@@ -63,7 +63,7 @@ class RopeGPT2Config(GPT2Config):
         theta = parameters.get("rope_theta", 10_000.0)
         if not isinstance(theta, int | float) or theta <= 1:
             raise ValueError(f"rope_theta must be a number above 1, got {theta!r}; 10000.0 is usual")
-        fraction = parameters.get("partial_rotary_factor", 1.0)
+        fraction = parameters.get("partial_rotary_factor") or 0.0 if "partial_rotary_factor" in parameters else 1.0
         if not 0 < fraction <= 1:
             raise ValueError(f"partial_rotary_factor must lie in (0, 1], got {fraction!r}; 1.0 rotates the whole head")
         rotary_dim = int(self.head_dim * fraction)

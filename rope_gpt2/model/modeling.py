@@ -99,7 +99,7 @@ class RopeGPT2Model(RopeGPT2PreTrainedModel, GPT2Model):
         GPT2PreTrainedModel.__init__(self, config)  # not GPT2Model's, which would make the table and the plain blocks
         self.embed_dim = config.n_embd
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = NoPositionTable()
+        self.wpe = NoPositionTable()  # type: ignore[assignment]
         self.rotary = RopeGPT2RotaryEmbedding(config)
         self.drop = nn.Dropout(config.embd_pdrop)
         self.h = nn.ModuleList([RopeGPT2Block(config, layer_idx=index) for index in range(config.n_layer)])

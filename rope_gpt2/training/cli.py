@@ -1,63 +1,99 @@
 """LightningCLI with this package's module, data, callbacks and loggers: fit, validate, test, predict."""
 
+import pickle
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from rope_gpt2.errors import InputError
+from rope_gpt2.training.checkpoints import ExportPretrained
 from rope_gpt2.training.datamodule import SentimentDataModule
-from rope_gpt2.training.export import ExportPretrained
 from rope_gpt2.training.module import RopeGPT2Module
 from rope_gpt2.training.prediction_writer import PredictionWriter
 
-CHECKPOINT_DEFAULTS = {
-    "monitor": "val/accuracy",
-    "mode": "max",
-    "save_last": True,
-    "filename": "step={step}-accuracy={val/accuracy:.4f}",
-    "auto_insert_metric_name": False,
+DEFAULTS: dict[str, Any] = {
+    "checkpoint.monitor": "val/accuracy",
+    "checkpoint.mode": "max",
+    "checkpoint.filename": "best-step={step}-accuracy={val/accuracy:.4f}",
+    "checkpoint.auto_insert_metric_name": False,
+    "early_stopping.monitor": "val/accuracy",
+    "early_stopping.mode": "max",
+    "early_stopping.patience": 20,
 }
-EARLY_STOPPING_DEFAULTS = {"monitor": "val/accuracy", "mode": "max", "patience": 20}
 
 
 class SentimentCLI(LightningCLI):
-    """The command line of `train.py`; callbacks are configured as `--checkpoint.*`, `--early_stopping.*`, `--export.*`, `--predictions.*`."""
+    """The command line of `train.py`; `--checkpoint.*`, `--early_stopping.*`, `--export.*` and `--predictions.*` set its callbacks.
+
+    Beside the best checkpoint, `last.ckpt` is written at every validation and when a fit is interrupted: `--ckpt_path` takes it.
+    """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks with their defaults."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINT_DEFAULTS.items()})
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.set_defaults({f"early_stopping.{name}": value for name, value in EARLY_STOPPING_DEFAULTS.items()})
         parser.add_lightning_class_args(ExportPretrained, "export")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.set_defaults(DEFAULTS)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse a checkpoint that cannot be read before anything runs."""
+        super().parse_arguments(parser, args)
+        if self.config["subcommand"] == "predict":
+            self.config["predict"]["return_predictions"] = False  # they stream to disk, and memory stays flat
+        path = self.config[self.config["subcommand"]].get("ckpt_path")
+        if path and path not in ("best", "last", "hpc", "registry"):
+            check_checkpoint(Path(path))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """One folder a run, `default_root_dir/version_N`, for TensorBoard and CSV logs, checkpoints and config, unless loggers are given."""
+        """One folder a run, `default_root_dir/version_N`, for logs, checkpoints and config, unless loggers are given."""
         logger = self._get(self.config_init, "trainer.logger")
         if logger is None or logger is True:
-            root = self._get(self.config_init, "trainer.default_root_dir") or "logs"
+            kwargs["logger"] = False  # only fit has something to log; the others print or write their result
             if self.subcommand == "fit":
+                root = self._get(self.config_init, "trainer.default_root_dir")
                 tensorboard = TensorBoardLogger(root, name="", version=None)
                 kwargs["logger"] = [tensorboard, CSVLogger(root, name="", version=tensorboard.version)]
-            else:
-                kwargs["logger"] = False  # they print or write their result; a run folder each would hold nothing more
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.checkpoint_callbacks:
+            last = ModelCheckpoint(filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_exception=True)
+            trainer.callbacks.append(last)  # type: ignore[attr-defined]  # behind the one that keeps the best, which `trainer.checkpoint_callback` names
+        return trainer
 
 
-def run_cli(args: list[str] | None = None) -> SentimentCLI:
-    """Parse and run one of fit, validate, test, predict.
+def check_checkpoint(path: Path) -> None:
+    """Refuse a Lightning checkpoint that is missing, damaged or another program's.
 
-    Args:
-        args: command line without the program's name; None for `sys.argv`.
+    Raises:
+        InputError: with the remedy.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint file; give a .ckpt file that fit wrote")
+    try:
+        checkpoint = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: is no Lightning checkpoint, or is damaged; give another .ckpt file that fit wrote") from error
+    if SentimentDataModule.__qualname__ not in checkpoint or "state_dict" not in checkpoint:
+        raise InputError(f"{path}: holds no model and tokenizer of this package; give a .ckpt file that fit wrote")
+
+
+def run_cli() -> SentimentCLI:
+    """Parse `sys.argv` and run one of fit, validate, test, predict.
+
+    Raises:
+        jsonargparse.ArgumentError: for a wrong option.
+    """
+    parser_options: dict[str, Any] = {"exit_on_error": False}
     return SentimentCLI(
         RopeGPT2Module,
         SentimentDataModule,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"default_root_dir": "logs"},
-        args=args,
+        parser_kwargs={**parser_options, **{name: dict(parser_options) for name in SentimentCLI.subcommands()}},
     )

@@ -1,10 +1,12 @@
 """SentimentDataModule: training episodes and few-shot prompts from CSVs of `review,sentiment`."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 from transformers import PreTrainedTokenizerBase
@@ -72,7 +74,7 @@ class SentimentDataModule(L.LightningDataModule):
         trim_queries: bool = False,
     ) -> None:
         super().__init__()
-        self.options = dict(train=train, validation=validation, test=test, predict=predict, pool=pool)
+        self.options = {"train": train, "validation": validation, "test": test, "predict": predict, "pool": pool}
         self.holdout, self.tokenizer_name, self.normalize, self.max_length = holdout, tokenizer, normalize, max_length
         self.template = Template(template)
         self.verbalizer = Verbalizer() if label_words is None else Verbalizer(tuple(label_words))
@@ -81,9 +83,7 @@ class SentimentDataModule(L.LightningDataModule):
                 raise InputError(f"{name} must be at least 1, got {value}; give a larger number")
         all_shots = [shots] if isinstance(shots, int) else shots
         # without demonstrations the prompts of all seeds are the same
-        self.conditions = [
-            Condition(count, seed, selection) for count in dict.fromkeys(all_shots) for seed in range(seeds if count else 1)
-        ]
+        self.conditions = [Condition(count, seed, selection) for count in dict.fromkeys(all_shots) for seed in range(seeds if count else 1)]
         self.batch_size, self.eval_batch_size, self.order_seed, self.limit = batch_size, eval_batch_size, order_seed, limit
         self.clean_html, self.trim_queries = clean_html, trim_queries
         self.tokenizer: PreTrainedTokenizerBase | None = None
@@ -94,7 +94,7 @@ class SentimentDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch what is missing and read every file that this stage needs, so that bad input ends the run before it writes."""
-        stage = self.trainer.state.fn.value if self.trainer is not None else "fit"  # type: ignore[attr-defined]
+        stage = "fit" if self.trainer is None or self.trainer.state.fn is None else self.trainer.state.fn.value
         if stage == "fit":
             self._training_split()
         self._prompt_files(stage)
@@ -118,13 +118,11 @@ class SentimentDataModule(L.LightningDataModule):
     def train_dataloader(self) -> "EpisodeLoader":
         """Episodes, in an order that depends on the seed and the epoch alone."""
         examples, _ = self._training_split()
-        episodes = Episodes(
-            examples, self._make_tokenizer(), self.template, self.verbalizer, self._context(), seed=self.order_seed
-        )
+        episodes = Episodes(examples, self._make_tokenizer(), self.template, self.verbalizer, self._context(), seed=self.order_seed)
         left_out = f", {episodes.left_out} too long and left out" if episodes.left_out else ""
         rank_zero_info(f"Training on {len(examples)} reviews{left_out}: {len(episodes)} episodes, {episodes.num_tokens} tokens an epoch")
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        return EpisodeLoader(episodes, self.batch_size, rank, world)
+        rank, world = self._process()
+        return EpisodeLoader(episodes, self.batch_size, rank, world, self._batches_trained)
 
     def val_dataloader(self) -> "DataLoader[PromptBatch]":
         """Prompts of the validation examples."""
@@ -137,6 +135,12 @@ class SentimentDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> "DataLoader[PromptBatch]":
         """Prompts of the examples to predict."""
         return self._prompt_loader("predict")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move the tensors of a prompt batch; the prompts themselves stay (Lightning refuses frozen dataclasses)."""
+        if isinstance(batch, PromptBatch):
+            return batch._replace(**{name: getattr(batch, name).to(device) for name in ("prefix_ids", "query_ids", "query_mask")})
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     @property
     def label_token_ids(self) -> tuple[tuple[int, ...], ...]:
@@ -156,9 +160,7 @@ class SentimentDataModule(L.LightningDataModule):
         for option in ("validation", "test"):
             name = self.options[option]
             # a smoke run may train and test on one file: then only the held-out reviews are kept apart
-            if name is not None and name != self.options["train"]:
-                examples = drop_same_texts(examples, self._read(name, "validation")[1])
-            elif name == "sst2":
+            if (name is not None and name != self.options["train"]) or name == "sst2":
                 examples = drop_same_texts(examples, self._read(name, "validation")[1])
         if self.options["validation"] is None:
             examples, held_out = hold_out(examples, self.holdout, self.order_seed)
@@ -199,10 +201,19 @@ class SentimentDataModule(L.LightningDataModule):
             self.tokenizer = tokenizer_from_json(text)
         return self.tokenizer
 
+    def _process(self) -> tuple[int, int]:
+        """(rank, number of processes); a data module without a trainer serves everything."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _batches_trained(self) -> int:
+        """Batches of the running epoch that the weights have seen."""
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer is not None else None
+        return int(progress.current.processed) if progress is not None else 0
+
     def _context(self) -> int:
         if self.max_length is not None:
             return self.max_length
-        return int(self.trainer.lightning_module.model.config.n_positions) if self.trainer is not None else 1024
+        return int(self.trainer.lightning_module.hparams["n_positions"]) if self.trainer is not None else 1024
 
     def build_prompts(self, stage: str) -> list[Prompt]:
         """The prompts of every condition, in the order of conditions and rows."""
@@ -221,16 +232,14 @@ class SentimentDataModule(L.LightningDataModule):
     def _prompt_loader(self, stage: str) -> "DataLoader[PromptBatch]":
         prompts = self.build_prompts(stage)
         if self.prompts_dropped:
-            dropped = sum(prompt.dropped for prompt in prompts)
-            rank_zero_info(
-                f"{self.prompts_dropped} of {len(prompts)} prompts exceeded {self._context()} tokens: {dropped} demonstrations dropped"
-            )
+            dropped = f"{sum(prompt.dropped for prompt in prompts)} demonstrations dropped, oldest first"
+            rank_zero_info(f"{self.prompts_dropped} of {len(prompts)} prompts exceeded {self._context()} tokens: {dropped}")
         if self.prompts_trimmed:
             rank_zero_info(f"{self.prompts_trimmed} of {len(prompts)} prompts had their review trimmed at its end")
         groups = group_prompts(prompts, self.eval_batch_size)
         tokenizer = self._make_tokenizer()
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        rank, world = self._process()
         return DataLoader(PromptBatches(groups[rank::world], pad), batch_size=None)
 
 
@@ -268,28 +277,32 @@ class EpisodeSampler(DistributedSampler[Any]):
 
 
 class EpisodeLoader(DataLoader[EpisodeBatch]):
-    """Batches of episodes, resumable in the middle of an epoch by Lightning's state_dict protocol for loaders."""
+    """Batches of episodes, resumable in the middle of an epoch by Lightning's state_dict protocol for loaders.
 
-    def __init__(self, episodes: Episodes, batch_size: int, rank: int, world: int) -> None:
+    Args:
+        episodes: what to serve.
+        batch_size: episodes in a batch.
+        rank, world: which process this is, of how many.
+        trained: tells how many batches of this epoch were trained on; more may have been served when a run is interrupted.
+    """
+
+    def __init__(self, episodes: Episodes, batch_size: int, rank: int = 0, world: int = 1, trained: Callable[[], int] = int) -> None:
         dataset = EpisodeDataset(episodes)
         # a remainder smaller than a batch would weigh its examples more, so it is dropped; the next epoch shuffles anew
         sampler = EpisodeSampler(dataset, num_replicas=world, rank=rank, shuffle=False, drop_last=len(dataset) >= world)
         drop_last = len(sampler) >= batch_size
         super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate_episodes, drop_last=drop_last)
-        self._served = self._skip = 0
+        self._trained, self._skip = trained, 0
 
     def __iter__(self) -> Iterator[EpisodeBatch]:  # type: ignore[override]
         skip, self._skip = self._skip % len(self), 0
-        self._served = skip
-        rows = list(self.batch_sampler)[skip:]
-        for row in rows:
-            self._served += 1
-            yield collate_episodes([self.dataset[place] for place in row])
+        for places in itertools.islice(self.batch_sampler or (), skip, None):
+            yield collate_episodes([self.dataset[place] for place in places])
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of this epoch were served."""
-        return {"served": self._served}
+        """How many batches of this epoch were trained on."""
+        return {"trained": self._trained()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that were served."""
-        self._skip = int(state["served"])
+        """Go on after those batches."""
+        self._skip = int(state["trained"])

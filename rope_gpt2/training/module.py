@@ -43,12 +43,6 @@ class FewShotModule(L.LightningModule):
         self.test_accuracy = BinaryAccuracy()
         self._prefix_cache = PrefixCache()
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move the tensors of a prompt batch; the prompts themselves stay (Lightning refuses frozen dataclasses)."""
-        if isinstance(batch, PromptBatch):
-            return batch._replace(**{name: getattr(batch, name).to(device) for name in ("prefix_ids", "query_ids", "query_mask")})
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Prediction]:
         """Predictions of a batch, in its order."""
         logprobs = score_labels(self.model, batch, self.trainer.datamodule.label_token_ids, self._shared())  # type: ignore[attr-defined]
@@ -131,20 +125,24 @@ class RopeGPT2Module(FewShotModule):
         compile: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
-        config = RopeGPT2Config(
-            vocab_size=vocab_size,
-            n_positions=n_positions,
-            n_embd=n_embd,
-            n_layer=n_layer,
-            n_head=n_head,
-            embd_pdrop=dropout,
-            attn_pdrop=attention_dropout,
-            resid_pdrop=dropout,
-            rope_parameters=rope_parameters(rope_type, rope_theta, rope_factor, partial_rotary_factor),
-            bos_token_id=None,  # the tokenizer's, once it is known
-            eos_token_id=None,
-        )
+        try:
+            config = RopeGPT2Config(
+                vocab_size=vocab_size,
+                n_positions=n_positions,
+                n_embd=n_embd,
+                n_layer=n_layer,
+                n_head=n_head,
+                embd_pdrop=dropout,
+                attn_pdrop=attention_dropout,
+                resid_pdrop=dropout,
+                rope_parameters=rope_parameters(rope_type, rope_theta, rope_factor, partial_rotary_factor),
+                bos_token_id=None,  # the tokenizer's, once it is known
+                eos_token_id=None,
+            )
+        except (ValueError, TypeError) as error:
+            raise InputError(f"model: {' '.join(str(error).split())}") from error
         super().__init__(RopeGPT2ForCausalLM(config))
+        self.model: RopeGPT2ForCausalLM
         self.save_hyperparameters()
         self._token_losses: Callable[[Tensor, Tensor, Tensor], Tensor] = token_losses
         if gradient_checkpointing:
@@ -204,7 +202,10 @@ class RopeGPT2Module(FewShotModule):
         """AdamW with weight decay on matrices only; linear warm-up, then a cosine (Loshchilov & Hutter 2017)."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": self.hparams["weight_decay"]},
+            {
+                "params": [parameter for parameter in parameters if parameter.ndim >= 2],
+                "weight_decay": self.hparams["weight_decay"],
+            },
             {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], betas=(0.9, self.hparams["beta2"]))

@@ -1,0 +1,28 @@
+"""Notes of Lightning and transformers that tell a user of this package nothing, silenced in one place."""
+
+import logging
+import warnings
+
+from transformers.utils import logging as transformers_logging
+
+_WARNINGS = (
+    ".*does not have many workers.*",  # batches are made from tokens in memory: workers would only cost
+    ".*`IterableDataset` has `__len__` defined.*",  # every process counts its own batches
+    ".*Couldn't infer the batch indices.*",  # predictions carry their own rows
+    ".*The dirpath has changed.*",  # scoring a checkpoint of another run's folder
+    ".*treespec, LeafSpec.*",  # Lightning on a newer torch
+)
+
+
+def silence_notices(lightning_level: int | None = None) -> None:
+    """Silence them for this process.
+
+    Args:
+        lightning_level: least level of what Lightning logs, of `logging`; None leaves it.
+    """
+    for message in _WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    transformers_logging.disable_progress_bar()
+    if lightning_level is not None:
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(lightning_level)

@@ -1,0 +1,46 @@
+"""What the tests of the task share: the demo reviews, a small tokenizer trained on them, and a tiny model with random weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rope_gpt2.fewshot.examples import Example, read_examples
+from rope_gpt2.fewshot.template import Template
+from rope_gpt2.model.configuration import RopeGPT2Config
+from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
+from rope_gpt2.model.tokenizer import train_tokenizer
+
+DEMO = Path(__file__).parents[2] / "data" / "demo.csv"
+
+
+@pytest.fixture(scope="session")
+def examples() -> list[Example]:
+    """All rows of data/demo.csv."""
+    return read_examples(DEMO)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(examples: list[Example]) -> PreTrainedTokenizerBase:
+    """Trained on the demo reviews as the default template lays them out."""
+    template = Template()
+    texts = [template.demonstration(example.review, example.sentiment) + template.separator for example in examples]
+    return train_tokenizer(texts, vocab_size=600)
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer: PreTrainedTokenizerBase) -> RopeGPT2ForCausalLM:
+    """Random weights, ten times as large as GPT-2's first ones: each token of the context moves the scores."""
+    torch.manual_seed(0)
+    config = RopeGPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=256,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return RopeGPT2ForCausalLM(config).eval()

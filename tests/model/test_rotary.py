@@ -1,0 +1,175 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPTNeoXConfig, LlamaConfig
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from rope_gpt2 import RopeGPT2Config
+from rope_gpt2.model.rotary import RopeGPT2RotaryEmbedding, rotate
+
+CONFIG = RopeGPT2Config(n_embd=32, n_head=4, n_positions=64)
+
+
+def turn(x, positions, config=CONFIG):
+    """Rotate [B, N, L, H] by [L] positions."""
+    cos, sin = RopeGPT2RotaryEmbedding(config)(x, torch.as_tensor(positions)[None])
+    return rotate(x, cos[:, None], sin[:, None])
+
+
+def heads(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("rotary_dim", [2, 4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_rotation_is_that_of_gpt_neox(rotary_dim, dtype):
+    query, key = heads(2, 4, 5, 8, dtype=dtype), heads(2, 4, 5, 8, dtype=dtype, seed=1)
+    angles = torch.arange(5)[None, :, None] * torch.rand(rotary_dim // 2).repeat(2)
+    cos, sin = angles.cos(), angles.sin()
+    ours = rotate(query, cos[:, None], sin[:, None]), rotate(key, cos[:, None], sin[:, None])
+    theirs = apply_rotary_pos_emb(query, key, cos, sin)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_rotation_is_a_product_of_complex_numbers():
+    x, positions = heads(2, 4, 6, 8), torch.tensor([0, 1, 2, 5, 30, 63])
+    theta = 10_000.0 ** (-torch.arange(0, 8, 2) / 8)  # Su et al. 2021, section 3.2.2
+    turned = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones(6, 4), positions[:, None] * theta)
+    torch.testing.assert_close(turn(x, positions), torch.cat((turned.real, turned.imag), dim=-1))
+
+
+def test_rotating_at_position_zero_is_the_identity():
+    x = heads(2, 4, 3, 8)
+    torch.testing.assert_close(turn(x, [0, 0, 0]), x, rtol=0, atol=0)
+
+
+def test_rotation_keeps_norms():
+    x = heads(2, 4, 64, 8)
+    torch.testing.assert_close(turn(x, range(64)).norm(dim=-1), x.norm(dim=-1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 500), st.integers(0, 500), st.integers(-500, 500))
+def test_the_product_of_query_and_key_depends_on_their_distance_alone(m, n, shift):
+    query, key = heads(1, 4, 1, 8), heads(1, 4, 1, 8, seed=1)
+    here = (turn(query, [m]) * turn(key, [n])).sum(dim=-1)
+    there = (turn(query, [m + shift]) * turn(key, [n + shift])).sum(dim=-1)
+    torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(-500, 500), st.integers(-500, 500))
+def test_two_rotations_add_and_a_negative_one_undoes(m, n):
+    x = heads(1, 4, 1, 8)
+    torch.testing.assert_close(turn(turn(x, [m]), [n]), turn(x, [m + n]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(turn(turn(x, [m]), [-m]), x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
+def test_a_partial_rotation_passes_the_rest_through(fraction):
+    x, rotary_dim = heads(2, 4, 5, 8), int(8 * fraction)
+    config = RopeGPT2Config(n_embd=32, n_head=4, rope_parameters={"partial_rotary_factor": fraction})
+    turned = turn(x, range(5), config)
+    torch.testing.assert_close(turned[..., rotary_dim:], x[..., rotary_dim:], rtol=0, atol=0)
+    alone = turn(x[..., :rotary_dim], range(5), RopeGPT2Config(n_embd=rotary_dim, n_head=1))
+    torch.testing.assert_close(turned[..., :rotary_dim], alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_precision_is_rotated_in_float32(dtype):
+    x = heads(1, 4, 5, 8, dtype=dtype)
+    assert turn(x, range(5)).dtype == torch.float32
+    torch.testing.assert_close(turn(x, range(5)), turn(x.float(), range(5)), rtol=0, atol=0)
+
+
+def test_the_gradient_of_a_rotation_is_the_inverse_rotation():
+    x, upstream = heads(1, 4, 5, 8).requires_grad_(), heads(1, 4, 5, 8, seed=1)
+    turn(x, range(5)).backward(upstream)
+    torch.testing.assert_close(x.grad, turn(upstream, [-p for p in range(5)]))
+
+
+@pytest.mark.parametrize("head_dim", [2, 8, 64])
+def test_frequencies_fall_geometrically_from_one_radian_per_position(head_dim):
+    inv_freq = RopeGPT2RotaryEmbedding(RopeGPT2Config(n_embd=head_dim, n_head=1)).inv_freq
+    assert inv_freq[0] == 1
+    ratios = inv_freq[1:] / inv_freq[:-1]
+    torch.testing.assert_close(ratios, torch.full_like(ratios, 10_000.0 ** (-2 / head_dim)))
+
+
+def theirs_of(family, config):
+    """The rotary embedding of another model of transformers for the same head and rope parameters."""
+    make = {"gpt_neox": (GPTNeoXConfig, GPTNeoXRotaryEmbedding), "llama": (LlamaConfig, LlamaRotaryEmbedding)}[family]
+    parameters = {"partial_rotary_factor": 1.0, **config.rope_parameters}
+    sizes = {"hidden_size": config.n_embd, "num_attention_heads": config.n_head, "max_position_embeddings": config.n_positions}
+    return make[1](make[0](**sizes, rope_parameters=parameters))
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama"])
+def test_frequencies_and_angles_are_those_of_transformers(family, rope_parameters):
+    if family == "llama" and rope_parameters["rope_type"] == "default" and "partial_rotary_factor" in rope_parameters:
+        pytest.skip("Llama's plain rotation knows no partial_rotary_factor")
+    config = RopeGPT2Config(n_embd=32, n_head=4, n_positions=64, rope_parameters=rope_parameters)
+    ours, theirs = RopeGPT2RotaryEmbedding(config), theirs_of(family, config)
+    torch.testing.assert_close(ours.inv_freq, theirs.inv_freq)
+    assert ours.attention_scaling == theirs.attention_scaling
+    for length in (10, 64, 200, 10):  # within the original context, the context, beyond both, and back
+        positions = torch.arange(length)[None]
+        torch.testing.assert_close(ours(torch.zeros(1), positions), theirs(torch.zeros(1), positions), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_a_partial_rotation_has_the_frequencies_of_transformers_for_every_scaling(fraction, rope_parameters):
+    rope_parameters |= {"partial_rotary_factor": fraction}
+    for key in ("short_factor", "long_factor"):
+        if key in rope_parameters:
+            rope_parameters[key] = rope_parameters[key][: int(4 * fraction)]
+    config = RopeGPT2Config(n_embd=32, n_head=4, n_positions=64, rope_parameters=rope_parameters)
+    ours, theirs = RopeGPT2RotaryEmbedding(config), theirs_of("gpt_neox", config)
+    assert len(ours.inv_freq) == int(4 * fraction)
+    torch.testing.assert_close(ours.inv_freq, theirs.inv_freq)
+
+
+def test_a_linear_scaling_divides_positions():
+    scaled = RopeGPT2RotaryEmbedding(RopeGPT2Config(n_embd=32, n_head=4, rope_parameters={"rope_type": "linear", "factor": 4.0}))
+    plain = RopeGPT2RotaryEmbedding(CONFIG)
+    torch.testing.assert_close(scaled(torch.zeros(1), torch.tensor([[0, 4, 40]])), plain(torch.zeros(1), torch.tensor([[0, 1, 10]])))
+
+
+def test_a_long_sequence_leaves_no_trace_in_a_short_one_after_it(rope_parameters):
+    config = RopeGPT2Config(n_embd=32, n_head=4, n_positions=64, rope_parameters=rope_parameters)
+    used, fresh, short = RopeGPT2RotaryEmbedding(config), RopeGPT2RotaryEmbedding(config), torch.arange(10)[None]
+    used(torch.zeros(1), torch.arange(200)[None])
+    torch.testing.assert_close(used(torch.zeros(1), short), fresh(torch.zeros(1), short), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_cosines_and_sines_are_float32_whatever_the_dtype_of_the_model(dtype, rope_parameters):
+    config = RopeGPT2Config(n_embd=32, n_head=4, n_positions=64, rope_parameters=rope_parameters)
+    rotary = RopeGPT2RotaryEmbedding(config).to(dtype)
+    for table in rotary(torch.zeros(1, dtype=dtype), torch.arange(20)[None]):
+        assert table.dtype == torch.float32
+        assert table.shape == (1, 20, 2 * len(rotary.inv_freq))
+        assert not table.requires_grad
+
+
+@pytest.mark.xfail(strict=True, reason="`.to(dtype)` rounds the buffer inv_freq; going back to float32 does not restore it")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_cast_to_half_precision_keeps_its_angles(dtype):
+    exact, cast, positions = RopeGPT2RotaryEmbedding(CONFIG), RopeGPT2RotaryEmbedding(CONFIG).to(dtype), torch.arange(1024)[None]
+    torch.testing.assert_close(cast(torch.zeros(1), positions), exact(torch.zeros(1), positions))
+
+
+def test_no_table_is_part_of_the_weights():
+    rotary = RopeGPT2RotaryEmbedding(CONFIG)
+    assert not rotary.state_dict()
+    assert not list(rotary.parameters())
+
+
+def test_far_positions_stay_apart():
+    cos, sin = RopeGPT2RotaryEmbedding(CONFIG)(torch.zeros(1), torch.tensor([[100_000, 100_001]]))
+    step = (cos[0, 0] * cos[0, 1] + sin[0, 0] * sin[0, 1])[0]  # cosine of the angle between the two, first frequency
+    assert math.isclose(step, math.cos(1.0), abs_tol=0.01)
