@@ -91,6 +91,11 @@ class RopeGPT2PreTrainedModel(GPT2PreTrainedModel):
         "attentions": OutputRecorder(RopeGPT2Attention, layer_name=".attn", index=1),
     }
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # For classes outside transformers the parent passes over modules without weights of their own, attention and MLP among
+        # them, and GPT-2's scaling of c_proj by 1 / sqrt(2 * n_layer) would silently not take place.
+        super()._initialize_weights(module)
+
 
 class RopeGPT2Model(RopeGPT2PreTrainedModel, GPT2Model):
     """GPT-2 without a position table: positions enter as rotations only."""

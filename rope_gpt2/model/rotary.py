@@ -35,6 +35,16 @@ class RopeGPT2RotaryEmbedding(nn.Module):
         self.register_buffer("inv_freq", inv_freq, persistent=False)  # [R / 2], radians per position
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "RopeGPT2RotaryEmbedding":
+        # `model.to(torch.bfloat16)` would round the frequencies, and no cast brings them back: they move, and stay float32.
+        exact = {name: buffer for name, buffer in self.named_buffers(recurse=False) if buffer.dtype == torch.float32}
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype != torch.float32:
+                setattr(self, name, buffer.to(moved.device))
+        return self
+
     @staticmethod
     def compute_default_rope_parameters(config: Any, device: Any = None, **_: Any) -> tuple[Tensor, float]:
         """theta_i = base^(-2i / R), i = 0 .. R/2 - 1, radians per position (Su et al. 2021, section 3.2.2)."""
@@ -54,7 +64,6 @@ class RopeGPT2RotaryEmbedding(nn.Module):
         Returns:
             cos, sin: [B or 1, L, R] float32, whatever the dtype of the model: bf16 tables lose far positions.
         """
-        # `.to(float)` of a half-precision model casts buffers: float32 angles need the float32 frequencies back.
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float32)
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling

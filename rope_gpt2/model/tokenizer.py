@@ -17,30 +17,38 @@ from rope_gpt2.errors import InputError
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|pad|>"
 
-# GPT-2's pieces (words, numbers, marks, each with the space before it), and a clitic or a bracket of the treebank as one piece.
-_PIECES = r" ?n't\b| ?'(?:s|t|re|ve|m|ll|d)\b| ?-[lr]rb-| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# GPT-2's pieces (words, numbers, marks, each with the space before it), and a clitic of the treebank as one piece.
+_PIECES = r" ?n't\b| ?'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def treebank_normalizer() -> normalizers.Normalizer:
     """Lower case, and the spacing of the Penn Treebank that SST-2 is written in; line ends are kept."""
-    rules: list[normalizers.Normalizer] = [normalizers.NFC(), normalizers.Lowercase()]
-    rules += [normalizers.Replace(typed, plain) for typed, plain in (("’", "'"), ("‘", "'"), ("“", ' "'), ("”", '"'), ("…", "..."))]
-    rules.append(normalizers.Replace(Regex(r" *n't\b"), " n't"))
-    rules += [normalizers.Replace(Regex(rf" *'{clitic}\b"), f" '{clitic}") for clitic in ("s", "re", "ve", "ll", "d", "m")]
-    rules += [normalizers.Replace(Regex(rf" *{re.escape(mark)}"), f" {mark}") for mark in "!?;:"]
-    rules += [
-        normalizers.Replace(Regex(r" *,(?!\d)"), " ,"),
-        normalizers.Replace(Regex(r" *\.\.\.+ *"), " ... "),
-        normalizers.Replace(Regex(r" *(?<!\.)\.(?![\w.])"), " ."),
-        normalizers.Replace(Regex(r" *(?:—|--) *"), " -- "),
-        normalizers.Replace(Regex(r"\( *"), "-lrb- "),
-        normalizers.Replace(Regex(r" *\)"), " -rrb-"),
-        normalizers.Replace(Regex(r'"(?=\w)'), "`` "),
-        normalizers.Replace(Regex(r' *"'), " ''"),
-        normalizers.Replace(Regex(r" {2,}"), " "),
-        normalizers.Replace(Regex(r" +(?=\n)"), ""),
+    titles = "".join(rf"(?<!\b{title})" for title in ("Mr", "Mrs", "Ms", "Dr", "St", "Jr", "Sr", "vs"))
+    rules = [
+        ("’", "'"),
+        ("‘", "'"),
+        ("“", ' "'),
+        ("”", '"'),
+        ("…", "..."),
+        # the full stop of a sentence: before a capital, a closing mark or the end; "mr. x" and "l.a. is" keep theirs
+        (Regex(rf"(?<!\.){titles} *\.(?=\s+[\p{{Lu}}\"'(]|[\"')]|\s*\n|\s*\z)"), " ."),
+        normalizers.Lowercase(),
+        (Regex(r" *n't\b"), " n't"),
+        *((Regex(rf" *'{clitic}\b"), f" '{clitic}") for clitic in ("s", "re", "ve", "ll", "d", "m")),
+        *((Regex(rf" *{re.escape(mark)}(?=\W|\z)"), f" {mark}") for mark in "!?;:,"),
+        (Regex(r" *\.\.\.+"), " ..."),
+        (Regex(r"\.\.\.(?=[^\s.])"), "... "),
+        (Regex(r" *(?:—|--+) *"), " -- "),
+        (Regex(r" *\( *"), " ( "),
+        (Regex(r" *\)(?=\w)"), " ) "),
+        (Regex(r" *\)"), " )"),
+        (Regex(r'"(?=\w)'), "`` "),
+        (Regex(r' *"'), " ''"),
+        (Regex(r" {2,}"), " "),
+        (Regex(r" +(?=\n)"), ""),
     ]
-    return normalizers.Sequence(rules)
+    steps = [rule if isinstance(rule, normalizers.Lowercase) else normalizers.Replace(*rule) for rule in rules]
+    return normalizers.Sequence([normalizers.NFC(), *steps])
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, normalize: bool = True) -> PreTrainedTokenizerFast:

@@ -277,13 +277,13 @@ class EpisodeSampler(DistributedSampler[Any]):
 
 
 class EpisodeLoader(DataLoader[EpisodeBatch]):
-    """Batches of episodes, resumable in the middle of an epoch by Lightning's state_dict protocol for loaders.
+    """Batches of episodes, resumable in the middle of an epoch.
 
     Args:
         episodes: what to serve.
         batch_size: episodes in a batch.
         rank, world: which process this is, of how many.
-        trained: tells how many batches of this epoch were trained on; more may have been served when a run is interrupted.
+        trained: tells how many batches of this epoch were trained on; an epoch begins after them.
     """
 
     def __init__(self, episodes: Episodes, batch_size: int, rank: int = 0, world: int = 1, trained: Callable[[], int] = int) -> None:
@@ -292,17 +292,19 @@ class EpisodeLoader(DataLoader[EpisodeBatch]):
         sampler = EpisodeSampler(dataset, num_replicas=world, rank=rank, shuffle=False, drop_last=len(dataset) >= world)
         drop_last = len(sampler) >= batch_size
         super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate_episodes, drop_last=drop_last)
-        self._trained, self._skip = trained, 0
+        self._trained = trained
 
     def __iter__(self) -> Iterator[EpisodeBatch]:  # type: ignore[override]
-        skip, self._skip = self._skip % len(self), 0
-        for places in itertools.islice(self.batch_sampler or (), skip, None):
+        for places in itertools.islice(self.batch_sampler or (), self._trained() % len(self), None):
             yield collate_episodes([self.dataset[place] for place in places])
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of this epoch were trained on."""
+        """Tells Lightning that this loader can be resumed."""
         return {"trained": self._trained()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after those batches."""
-        self._skip = int(state["trained"])
+        """Nothing to do: Lightning's own progress, restored by then, is where the next epoch begins.
+
+        This call cannot be relied on: where the length of the schedule was asked for, Lightning has set its loader up before it
+        reads the checkpoint, and does not call this.
+        """

@@ -1,6 +1,7 @@
 """Demonstrations are drawn by their own seed, nested, balanced, shared by all queries, and never hold the query."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -69,12 +70,13 @@ def test_random_draws_follow_the_labels_of_the_pool():
     assert 0.05 < drawn.count("positive") / len(drawn) < 0.15
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
-def test_the_order_is_shuffled(selection):
-    """Neither sorted by label nor in the order of the pool: each label stands last about half of the time."""
-    draws = [draw(make_pool(64), 8, seed, selection) for seed in range(100)]
-    assert 25 < sum(demonstrations[-1].sentiment == "positive" for demonstrations in draws) < 75
+def test_the_order_is_shuffled():
+    """Neither by label nor by row, and either label may stand last."""
+    draws = [draw(make_pool(64), 8, seed) for seed in range(100)]
+    changes = [sum(left.sentiment != right.sentiment for left, right in pairwise(demonstrations)) for demonstrations in draws]
+    assert changes.count(1) < 20  # two blocks of one label each: 3 in 100 by chance
     assert sum(list(demonstrations) == sorted(demonstrations, key=lambda example: example.row) for demonstrations in draws) < 5
+    assert 25 < sum(demonstrations[-1].sentiment == "positive" for demonstrations in draws) < 75
 
 
 def test_no_shots_need_no_pool():
@@ -135,12 +137,12 @@ def test_a_pool_with_one_example_to_spare_is_enough(selection, size, shots):
 def test_a_text_that_stands_twice_in_a_small_pool_does_not_lessen_the_shots():
     """Either the pool is refused, or the prompt has the shots that its condition says."""
     pool = [*make_pool(4), Example(5, "review number 1", "positive")]
+    refused = None
     try:
         ours = draw(pool, 4, 0, "random", query=pool[0], from_pool=True)
     except InputError as error:
-        assert "larger pool or fewer shots" in str(error)
-    else:
-        assert len(ours) == 4
+        refused = str(error)
+    assert "larger pool or fewer shots" in refused if refused else len(ours) == 4
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,20 @@ def test_a_part_inside_a_word_is_no_shared_text():
     assert drop_overlap(kept, [Example(1, "a smart film", "positive")]) == kept
 
 
+@pytest.mark.parametrize("before", [0, 1, 5])
+@pytest.mark.parametrize("after", [0, 1, 5])
+@pytest.mark.parametrize(("shared", "is_dropped"), [(7, False), (8, True), (9, True)])
+def test_a_run_of_eight_words_is_found_wherever_it_stands(before, after, shared, is_dropped):
+    def around(side: str) -> str:
+        words = [f"{side}{number}" for number in range(before)] + [f"word{number}" for number in range(shared)]
+        return " ".join(words + [f"{side}{number}" for number in range(after)])
+
+    evaluated = [Example(1, "first " + around("theirs") + " last", "positive")]
+    # Alone, the run would be a part of the evaluated review, however short.
+    training = [Example(1, around("ours") if before or after else around("ours") + " more", "positive")]
+    assert (drop_overlap(training, evaluated) == []) == is_dropped
+
+
 def test_dropping_same_texts_leaves_parts():
     evaluated = [Example(1, "one two three", "positive")]
     parts = [Example(1, "one two", "positive"), Example(2, "one two three four", "positive")]

@@ -53,7 +53,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.downloads += 1
             self.wfile.write(body)
 
-    do_GET = do_HEAD
+    def do_GET(self) -> None:
+        self.do_HEAD()
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -66,6 +67,9 @@ def working_folder(tmp_path, monkeypatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv("ROPE_GPT2_DATA", raising=False)
+    for name, value in list(vars(constants).items()):  # whatever the client keeps on disk
+        if isinstance(value, str) and value.startswith(constants.HF_HOME) and name != "HF_HOME":
+            monkeypatch.setattr(constants, name, str(tmp_path / "home") + value.removeprefix(constants.HF_HOME))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return folder
 
@@ -80,7 +84,6 @@ def hub(working_folder, monkeypatch) -> Iterator[Hub]:
         ("HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"),
     ):
         monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(working_folder.parent / "harnesses.json"), raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     huggingface_hub.close_session()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

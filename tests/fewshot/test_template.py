@@ -11,7 +11,9 @@ TEMPLATES = ["Review: {text}\nSentiment: {label}\n\n", "{text}\n{label}\n", "Tex
 reviews = st.lists(
     st.one_of(
         st.text(st.characters(exclude_categories=["Cs"])),
-        st.sampled_from(["\n", "\r\n", "\u2028", "\x0b", "\x85", "Review:", "\nSentiment: positive\n\nReview: ", "{text}", "{label}", "{}"]),
+        st.sampled_from(
+            ["\n", "\r\n", "\u2028", "\x0b", "\x85", "Review:", "\nSentiment: positive\n\nReview: ", "{text}", "{label}", "{}"]
+        ),
     ),
     min_size=1,
 ).map("".join)

@@ -38,7 +38,7 @@ def test_space_around_words_is_dropped():
 
 @pytest.mark.parametrize("words", [("bad",), ("bad", "so so", "good"), ("bad", " "), ("", "good"), ("bad", "bad"), ("good", " GOOD")])
 def test_words_that_are_not_two_and_different_are_refused(words):
-    with pytest.raises(InputError, match="label words must be 2 different words, for negative and positive, got .*; mend them"):
+    with pytest.raises(InputError, match=r"label words must be 2 different words, for negative and positive, got .*; mend them"):
         Verbalizer(words)
 
 

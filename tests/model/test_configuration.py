@@ -34,10 +34,15 @@ def test_the_rope_type_may_stand_under_its_older_name():
     assert RopeGPT2Config(rope_parameters={"type": "linear", "factor": 2.0}).rope_parameters["rope_type"] == "linear"
 
 
+def fields_of(config):
+    """What a user sets; transformers writes its version and the folder beside it."""
+    return {key: value for key, value in config.to_dict().items() if key not in ("transformers_version", "_name_or_path")}
+
+
 def test_a_configuration_survives_a_dictionary(rope_parameters, tiny_config):
     config = tiny_config(rope_parameters=rope_parameters)
     again = RopeGPT2Config.from_dict(config.to_dict())
-    assert again == config
+    assert fields_of(again) == fields_of(config)
     assert again.rope_parameters.items() >= rope_parameters.items()
 
 
@@ -48,10 +53,7 @@ def test_a_configuration_survives_a_folder(loader, rope_parameters, tiny_config,
     again = loader.from_pretrained(tmp_path)
     assert type(again) is RopeGPT2Config
     assert again.rope_parameters == config.rope_parameters
-    ours, theirs = again.to_dict(), config.to_dict()
-    assert {key: ours[key] for key in theirs if key != "transformers_version"} == {
-        key: value for key, value in theirs.items() if key != "transformers_version"
-    }
+    assert fields_of(again) == fields_of(config)
 
 
 def test_an_override_on_loading_is_taken_and_checked(tiny_config, tmp_path: Path):
@@ -114,17 +116,16 @@ def test_a_base_that_is_not_finite_is_refused(theta):
         RopeGPT2Config(rope_parameters={"rope_theta": theta})
 
 
-@pytest.mark.parametrize("fraction", [0, 0.0, -0.5, 1.5, float("nan")])
+@pytest.mark.parametrize("fraction", [0, 0.0, -0.5, 1.5, float("nan"), None])
 def test_a_rotary_fraction_outside_zero_to_one_is_refused(fraction):
     with pytest.raises(ValueError, match=r"partial_rotary_factor must lie in \(0, 1\], got "):
         RopeGPT2Config(rope_parameters={"partial_rotary_factor": fraction})
 
 
 @pytest.mark.xfail(strict=True, raises=TypeError, reason="the comparison itself fails, so no rule and no remedy is given")
-@pytest.mark.parametrize("fraction", [None, "0.5"])
-def test_a_rotary_fraction_that_is_no_number_is_refused(fraction):
+def test_a_rotary_fraction_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match=r"partial_rotary_factor must"):
-        RopeGPT2Config(rope_parameters={"partial_rotary_factor": fraction})
+        RopeGPT2Config(rope_parameters={"partial_rotary_factor": "0.5"})
 
 
 @pytest.mark.parametrize("key", ["n_layers", "n_heads", "dropout", "rope_parameter", "rotary_pct"])

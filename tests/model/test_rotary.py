@@ -1,14 +1,17 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPTNeoXConfig, LlamaConfig
+from safetensors import safe_open
+from transformers import AutoModel, AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding, apply_rotary_pos_emb
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from rope_gpt2 import RopeGPT2Config
+from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM, RopeGPT2Model
 from rope_gpt2.model.rotary import RopeGPT2RotaryEmbedding, rotate
 
 CONFIG = RopeGPT2Config(n_embd=32, n_head=4, n_positions=64)
@@ -169,7 +172,56 @@ def test_no_table_is_part_of_the_weights():
     assert not list(rotary.parameters())
 
 
-def test_far_positions_stay_apart():
-    cos, sin = RopeGPT2RotaryEmbedding(CONFIG)(torch.zeros(1), torch.tensor([[100_000, 100_001]]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_far_positions_stay_apart(dtype):
+    cos, sin = RopeGPT2RotaryEmbedding(CONFIG)(torch.zeros(1, dtype=dtype), torch.tensor([[100_000, 100_001]]))
     step = (cos[0, 0] * cos[0, 1] + sin[0, 0] * sin[0, 1])[0]  # cosine of the angle between the two, first frequency
     assert math.isclose(step, math.cos(1.0), abs_tol=0.01)
+
+
+# Saving and loading: no frequency is in the file, so each is computed again.
+
+
+@pytest.mark.parametrize("loader", [RopeGPT2ForCausalLM, AutoModelForCausalLM])
+@torch.no_grad()
+def test_a_saved_model_comes_back_with_its_frequencies_and_logits(loader, rope_parameters, tiny_model, input_ids, tmp_path):
+    model = tiny_model(rope_parameters=rope_parameters)
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if "inv_freq" in name or "wpe" in name]  # noqa: SIM118
+    again = loader.from_pretrained(tmp_path)
+    assert type(again) is RopeGPT2ForCausalLM
+    for buffer in ("inv_freq", "original_inv_freq"):
+        ours, theirs = getattr(again.transformer.rotary, buffer), getattr(model.transformer.rotary, buffer)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert again.transformer.rotary.attention_scaling == model.transformer.rotary.attention_scaling
+    assert again.lm_head.weight is again.transformer.wte.weight
+    torch.testing.assert_close(again(input_ids).logits, model(input_ids).logits, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_the_body_of_a_saved_model_loads_alone(tiny_model, input_ids, tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    body = AutoModel.from_pretrained(tmp_path)
+    assert type(body) is RopeGPT2Model
+    theirs = model.transformer(input_ids).last_hidden_state
+    torch.testing.assert_close(body(input_ids).last_hidden_state, theirs, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_a_model_loaded_in_bfloat16_keeps_exact_frequencies(rope_parameters, tiny_model, input_ids, tmp_path):
+    model = tiny_model(rope_parameters=rope_parameters)
+    model.save_pretrained(tmp_path)
+    half = RopeGPT2ForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    torch.testing.assert_close(half.transformer.rotary.inv_freq, model.transformer.rotary.inv_freq, rtol=0, atol=0)
+    assert half(input_ids).logits.dtype == torch.bfloat16
+    torch.testing.assert_close(half(input_ids).logits.float(), model(input_ids).logits, rtol=0.1, atol=0.2)
+
+
+@pytest.mark.slow
+def test_importing_the_package_is_enough_for_the_auto_classes(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    code = f"import rope_gpt2, transformers as t; print(type(t.AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})).__name__)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "RopeGPT2ForCausalLM"
