@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO, call
+from running import DEMO, call
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rope_gpt2.fewshot.report import read_predictions
@@ -90,7 +90,9 @@ def test_the_lightning_checkpoint_and_the_pretrained_folder_are_the_same_model(f
 def test_the_pretrained_folder_generates_after_import_rope_gpt2(fitted: Path):
     model = AutoModelForCausalLM.from_pretrained(fitted / "pretrained")
     tokenizer = AutoTokenizer.from_pretrained(fitted / "pretrained")
-    inputs = tokenizer(["Review: A fine film.\nSentiment:", "Review: Dull.\nSentiment:"], return_tensors="pt", padding=True, padding_side="left")
+    inputs = tokenizer(
+        ["Review: A fine film.\nSentiment:", "Review: Dull.\nSentiment:"], return_tensors="pt", padding=True, padding_side="left"
+    )
     generated = model.generate(**inputs, max_new_tokens=4, do_sample=False)
     assert generated.shape[1] <= inputs["input_ids"].shape[1] + 4
     assert model.dtype == torch.float32

@@ -70,7 +70,7 @@ class DemonstrationSampler:
                 )
         self._shared = self._draw(None, None)
         self._rows = {example.row for example in self._shared}
-        self._texts = {example.review for example in self._shared}
+        self._texts = {_folded(example) for example in self._shared}
 
     def sample(self, query: Example, from_pool: bool) -> tuple[Example, ...]:
         """Demonstrations for a query, in the order of the prompt.
@@ -80,14 +80,23 @@ class DemonstrationSampler:
             from_pool: whether the query is a row of the pool's own file.
         """
         excluded_row = query.row if from_pool else None
-        if query.review not in self._texts and excluded_row not in self._rows:
+        if _folded(query) not in self._texts and excluded_row not in self._rows:
             return self._shared
-        return self._draw(excluded_row, query.review)
+        return self._draw(excluded_row, _folded(query))
 
     def _draw(self, excluded_row: int | None, excluded_text: str | None) -> tuple[Example, ...]:
         chosen: list[Example] = []
         for queue, count in self._queues:
-            fitting = (example for example in queue if example.row != excluded_row and example.review != excluded_text)
+            fitting = (example for example in queue if example.row != excluded_row and _folded(example) != excluded_text)
             chosen += [example for example, _ in zip(fitting, range(count), strict=False)]
+        if len(chosen) < self.condition.shots:
+            raise InputError(
+                f"{self.condition.shots} shots: the pool holds the text of a query so often that too few other examples are left; "
+                "give a larger pool or fewer shots"
+            )
         random.Random(f"order {self.condition.demonstration_seed} {self.condition.shots}").shuffle(chosen)
         return tuple(chosen)
+
+
+def _folded(example: Example) -> str:
+    return " ".join(example.review.split())

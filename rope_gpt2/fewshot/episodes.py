@@ -7,6 +7,7 @@ function of (seed, epoch, index) alone, so a resumed run sees what an undisturbe
 Let B be batch, L length.
 """
 
+import heapq
 import random
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -58,20 +59,17 @@ class Episodes:
     ) -> None:
         self.max_length, self.seed = max_length, seed
         self.pad_token_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        texts = [template.separator + template.demonstration(example.review, verbalizer.word(example.sentiment)) for example in examples]
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        texts = [template.demonstration(example.review, verbalizer.word(example.sentiment)) for example in examples]
         labels = dict(zip(verbalizer.words, verbalizer.token_ids(tokenizer, template), strict=True))
         self._label_lengths = [len(labels[verbalizer.word(example.sentiment)]) for example in examples]
-        self._separator_length = len(tokenizer(template.separator + template.before, add_special_tokens=False)["input_ids"]) - len(
-            tokenizer(template.before, add_special_tokens=False)["input_ids"]
-        )
-        self._pieces = [ids if len(ids) <= max_length else None for ids in encoded]
-        self.left_out = sum(ids is None for ids in self._pieces)
-        if self.left_out == len(encoded):
+        self._first = _tokenize(tokenizer, texts)
+        self._later = _tokenize(tokenizer, [template.separator + text for text in texts])
+        self._fitting = [index for index, ids in enumerate(self._later) if len(ids) <= max_length]
+        self.left_out = len(examples) - len(self._fitting)
+        if not self._fitting:
             raise InputError(f"no training review fits {max_length} tokens; raise data.max_length or shorten the reviews")
-        self._packed_epoch = -1
-        self._packed: list[list[int]] = []
-        self._count = len(self._pack(0))
+        self._count = self._fewest_sequences()
+        self._packed: tuple[int, list[list[int]]] = (-1, [])
 
     def __len__(self) -> int:
         """Sequences in an epoch."""
@@ -80,17 +78,16 @@ class Episodes:
     @property
     def num_tokens(self) -> int:
         """Tokens of an epoch, padding aside."""
-        return sum(len(ids) for ids in self._pieces if ids is not None)
+        return sum(len(self._later[index]) for index in self._fitting)
 
     def get(self, epoch: int, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Sequence `index` of an epoch: input ids, targets and label mask, [max_length] each."""
-        packed = self._pack(epoch)
-        members = packed[index % len(packed)]  # the number of sequences differs a little between epochs
+        if self._packed[0] != epoch:
+            self._packed = (epoch, self._pack(epoch))
         ids: list[int] = []
         is_label: list[bool] = []
-        for place, member in enumerate(members):
-            piece = self._pieces[member] or []
-            piece = piece[self._separator_length :] if place == 0 else piece
+        for member in self._packed[1][index]:
+            piece = self._later[member] if ids else self._first[member]
             ids += piece
             is_label += [False] * (len(piece) - self._label_lengths[member]) + [True] * self._label_lengths[member]
         padding = self.max_length - len(ids)
@@ -99,20 +96,41 @@ class Episodes:
         return tokens, targets, torch.tensor([*is_label[1:], False] + [False] * padding)
 
     def _pack(self, epoch: int) -> list[list[int]]:
-        if epoch != self._packed_epoch:
-            order = [index for index, ids in enumerate(self._pieces) if ids is not None]
-            random.Random(f"episodes {self.seed} {epoch}").shuffle(order)
-            packed: list[list[int]] = [[]]
-            length = 0
-            for index in order:
-                size = len(self._pieces[index] or ())
-                if length + size > self.max_length:
-                    packed.append([])
-                    length = 0
-                packed[-1].append(index)
-                length += size
-            self._packed_epoch, self._packed = epoch, packed
-        return self._packed
+        """The members of every sequence of an epoch, in random order within and among the sequences."""
+        generator = random.Random(f"episodes {self.seed} {epoch}")
+        order = generator.sample(self._fitting, len(self._fitting))
+        sequences = self._fill(order, self._count) or []
+        for sequence in sequences:
+            generator.shuffle(sequence)
+        generator.shuffle(sequences)
+        return sequences
+
+    def _fewest_sequences(self) -> int:
+        count = -(-self.num_tokens // self.max_length)
+        while self._fill(self._fitting, count) is None:
+            count += 1 + count // 500
+        return count
+
+    def _fill(self, order: Sequence[int], count: int) -> list[list[int]] | None:
+        """Each example, the longest first, into the emptiest of `count` sequences; None if one has no room.
+
+        How full the sequences get depends on the lengths alone, not on `order`: so every epoch has the same number of sequences.
+        """
+        rooms = [(0, place) for place in range(count)]
+        sequences: list[list[int]] = [[] for _ in rooms]
+        for index in sorted(order, key=lambda index: -len(self._later[index])):
+            filled, place = heapq.heappop(rooms)
+            filled += len(self._later[index])
+            if filled > self.max_length:
+                return None
+            sequences[place].append(index)
+            heapq.heappush(rooms, (filled, place))
+        return sequences
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False, "verbose": False}
+    return tokenizer(texts, **options)["input_ids"]
 
 
 def collate_episodes(items: Sequence[tuple[Tensor, Tensor, Tensor]]) -> EpisodeBatch:

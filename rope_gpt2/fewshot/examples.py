@@ -55,7 +55,7 @@ def strip_html(text: str) -> str:
     'Dull. Really dull & long'
     """
     parser = _TextOfHtml()
-    parser.feed(text)
+    parser.feed(text.replace("<![", "&lt;!["))  # a marked section: HTMLParser fails on most of them
     parser.close()
     return " ".join("".join(parser.parts).split())
 
@@ -128,7 +128,7 @@ def _find_columns(path: Path, header: Sequence[str]) -> tuple[int, int]:
     for column in COLUMNS:
         if names.count(column) != 1:
             found = f"stands {names.count(column)} times" if column in names else "is missing"
-            raise InputError(f"{path}, header: column {column} {found} (found: {_shorten(', '.join(header))}); it must stand there once")
+            raise InputError(f"{path}, header: column {column} {found} (found: {_shorten(', '.join(header))!r}); it must stand there once")
     return names.index("review"), names.index("sentiment")
 
 

@@ -88,7 +88,9 @@ def summarize(predictions: Sequence[Prediction]) -> list[Summary]:
     prompts of all seeds are the same), give the Wilson interval over queries alone.
     """
     summaries = []
-    for shots, group in groupby(sorted(predictions, key=_condition), key=lambda prediction: prediction.shots):
+    for shots, group in groupby(
+        sorted(predictions, key=lambda prediction: (*_condition(prediction), prediction.row)), key=lambda prediction: prediction.shots
+    ):
         rows = list(group)
         seeds = sorted({prediction.seed for prediction in rows})
         right = np.array([prediction.is_correct for prediction in rows], dtype=float).reshape(len(seeds), -1)  # (seeds, queries)
@@ -102,6 +104,9 @@ def summarize(predictions: Sequence[Prediction]) -> list[Summary]:
             of_seeds = float(by_seed.var(ddof=1)) / len(seeds)
             half = math.hypot(stats.norm.ppf(0.975) * math.sqrt(of_queries), stats.t.ppf(0.975, len(seeds) - 1) * math.sqrt(of_seeds))
             low, high = max(0.0, mean - half), min(1.0, mean + half)
+            if half == 0.0:  # all right or all wrong: no variance to go by
+                interval = stats.binomtest(round(mean * n), n).proportion_ci(method="wilson")
+                low, high = float(interval.low), float(interval.high)
         labels = Counter(prediction.sentiment for prediction in rows)
         summaries.append(
             Summary(

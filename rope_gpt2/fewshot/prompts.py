@@ -99,7 +99,7 @@ class PromptBuilder:
 
     def _tokenize(self, text: str, cached: bool = True) -> tuple[int, ...]:
         if (ids := self._pieces.get(text)) is None:
-            ids = tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            ids = tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
             if cached:
                 self._pieces[text] = ids
         return ids

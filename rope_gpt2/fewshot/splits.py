@@ -41,7 +41,7 @@ def drop_overlap(examples: Iterable[Example], evaluated: Iterable[Example]) -> l
     parts: set[tuple[str, ...]] = set()
     for example in evaluated:
         words = _words(example)
-        parts.update(words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1))
+        parts.update(words[start:end] for start in range(len(words)) for end in range(start + 1, min(start + SHARED_RUN, len(words)) + 1))
     return [example for example in examples if not _overlaps(_words(example), parts)]
 
 
@@ -56,6 +56,4 @@ def _words(example: Example) -> tuple[str, ...]:
 
 
 def _overlaps(words: tuple[str, ...], parts: set[tuple[str, ...]]) -> bool:
-    if words in parts:
-        return True
-    return any(words[start : start + SHARED_RUN] in parts for start in range(len(words) - SHARED_RUN + 1))
+    return words in parts or any(words[start : start + SHARED_RUN] in parts for start in range(len(words) - SHARED_RUN + 1))

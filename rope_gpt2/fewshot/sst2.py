@@ -55,7 +55,9 @@ def fetch_sst2(split: str, folder: Path) -> Path:
             f"SST-2 ({split}) is not on this machine and could not be fetched from {REPOSITORY} ({type(error).__name__}); connect to the "
             f"internet, or put {split}.csv with the columns review,sentiment into {folder}, or name its parent folder in ROPE_GPT2_DATA"
         ) from error
-    pairs = list(zip(table["sentence"].str.strip(), (LABELS[label] for label in table["label"]), strict=True))
+    pairs = list(
+        zip(table["sentence"].str.strip(), (LABELS[label] if label in (0, 1) else str(label) for label in table["label"]), strict=True)
+    )
     found = content_sha256(pairs)
     if found != CONTENT_SHA256[split]:
         raise InputError(

@@ -1,5 +1,6 @@
 """Label ↔ label word ↔ token ids (Schick & Schütze 2021)."""
 
+import re
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -20,7 +21,7 @@ class Verbalizer:
     words: tuple[str, ...] = LABELS
 
     def __post_init__(self) -> None:
-        words = [word.strip() for word in self.words]
+        words = [" ".join(word.split()) for word in self.words]
         if len(words) != len(LABELS) or not all(words) or len({word.casefold() for word in words}) != len(words):
             raise InputError(
                 f"label words must be {len(LABELS)} different words, for {' and '.join(LABELS)}, got {list(self.words)}; mend them"
@@ -38,8 +39,15 @@ class Verbalizer:
             InputError: if the tokenizer makes two words the same, or nothing of one.
         """
         ids = tuple(tuple(tokenizer(template.label_space + word, add_special_tokens=False)["input_ids"]) for word in self.words)
-        if len(set(ids)) != len(ids) or not all(ids):
-            raise InputError(f"label words {list(self.words)} are not told apart by the tokenizer (token ids {ids}); choose others")
+        if not all(ids) or any(one[: len(other)] == other for one in ids for other in ids if one is not other):
+            raise InputError(
+                f"label words {list(self.words)} are not told apart by the tokenizer: {ids[0]} and {ids[1]} are the same, or one begins "
+                "the other; choose others"
+            )
+        query = template.query("A fine film.")
+        whole = tokenizer(query + template.label_space + self.words[0], add_special_tokens=False)["input_ids"]
+        if tuple(whole) != (*tokenizer(query, add_special_tokens=False)["input_ids"], *ids[0]):
+            raise InputError(f"template {template.text!r} joins the label word to what stands before it; put a space before {{label}}")
         return ids
 
     def find(self, text: str) -> str | None:
@@ -48,7 +56,6 @@ class Verbalizer:
         >>> Verbalizer().find(" Positive, I think, not negative"), Verbalizer().find(" so so")
         ('positive', None)
         """
-        folded = text.casefold()
-        places = {label: folded.find(word.casefold()) for label, word in zip(LABELS, self.words, strict=True)}
-        found = {label: place for label, place in places.items() if place >= 0}
-        return min(found, key=lambda label: (found[label], -len(self.word(label)))) if found else None
+        matches = {label: re.search(rf"(?<!\w){re.escape(self.word(label))}(?!\w)", text, re.IGNORECASE) for label in LABELS}
+        places = {label: match.start() for label, match in matches.items() if match}
+        return min(places, key=lambda label: (places[label], -len(self.word(label)))) if places else None

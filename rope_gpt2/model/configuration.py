@@ -5,10 +5,11 @@ every rope type of transformers works here. `n_positions` is the length of the t
 the model, and is what the scalings (yarn, longrope, llama3, dynamic) take as the original context.
 """
 
+import math
 from typing import Any
 
 from transformers import AutoConfig, GPT2Config
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
+from transformers.modeling_rope_utils import RopeParameters
 
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
@@ -45,38 +46,68 @@ class RopeGPT2Config(GPT2Config):
         known = _TRANSFORMERS_KEYS | set(self.attribute_map)
         if unknown := sorted(key for key in kwargs if key not in known):
             raise ValueError(f"unknown RopeGPT2Config field {unknown[0]!r}; fields are those of GPT2Config and 'rope_parameters'")
+        # transformers completes the dictionary in place: never the caller's own
         if self.rope_parameters is not None:
-            self.rope_parameters = dict(self.rope_parameters)  # never write into the caller's dictionary
+            self.rope_parameters = checked_copy(dict(self.rope_parameters))
+        if kwargs.get("rope_scaling") is not None:  # its older name
+            kwargs["rope_scaling"] = checked_copy(kwargs["rope_scaling"])
         super().__post_init__(**kwargs)
         self.check_rope()
 
     def check_rope(self) -> None:
-        """Refuse what the rotation cannot do; transformers checks the keys that each rope type needs."""
+        """Refuse what the rotation cannot do.
+
+        Raises:
+            ValueError: with the rule, the value and the remedy.
+        """
         if self.add_cross_attention:
             raise ValueError("add_cross_attention=True is not supported: RopeGPT2 is a decoder alone; set it to False")
+        for name in ("n_embd", "n_head", "n_layer", "n_positions", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}; choose a larger one")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be divisible by n_head, got {self.n_embd} and {self.n_head}; choose another n_head")
-        parameters = self.rope_parameters or {}
-        rope_type = parameters.get("rope_type", "default")
-        if rope_type not in ROPE_TYPES or (rope_type != "default" and rope_type not in ROPE_INIT_FUNCTIONS):
-            raise ValueError(f"rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope_type!r}; choose one of them")
+        parameters: dict[str, Any] = dict(self.rope_parameters or {})
         theta = parameters.get("rope_theta", 10_000.0)
-        if not isinstance(theta, int | float) or theta <= 1:
-            raise ValueError(f"rope_theta must be a number above 1, got {theta!r}; 10000.0 is usual")
-        fraction = parameters.get("partial_rotary_factor") or 0.0 if "partial_rotary_factor" in parameters else 1.0
-        if not 0 < fraction <= 1:
-            raise ValueError(f"partial_rotary_factor must lie in (0, 1], got {fraction!r}; 1.0 rotates the whole head")
+        if not _is_number(theta) or theta <= 1:
+            raise ValueError(f"rope_theta must be a finite number above 1, got {theta!r}; 10000.0 is usual")
+        fraction = parameters.get("partial_rotary_factor", 1.0)
+        if not _is_number(fraction) or not 0 < fraction <= 1:
+            raise ValueError(f"partial_rotary_factor must be a number in (0, 1], got {fraction!r}; 1.0 rotates the whole head")
         rotary_dim = int(self.head_dim * fraction)
         if rotary_dim < 2 or rotary_dim % 2:
             raise ValueError(
                 f"the rotary dimension must be even and at least 2, got {rotary_dim} (n_embd {self.n_embd} / n_head {self.n_head} "
                 f"* partial_rotary_factor {fraction}); choose n_embd and n_head for an even head size"
             )
+        try:
+            self.validate_rope()  # the keys that each type needs; transformers itself runs it on saving only
+        except KeyError as error:
+            raise ValueError(f"{error.args[0]}; add them to rope_parameters") from error
 
     @property
     def head_dim(self) -> int:
         """Size of one attention head, in dimensions."""
         return self.n_embd // self.n_head
+
+
+def checked_copy(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `rope_parameters`, refused with an unknown rope type or key: transformers passes over a misspelt one.
+
+    Raises:
+        ValueError: with the rule, the value and the remedy.
+    """
+    rope_type = parameters.get("rope_type", parameters.get("type", "default"))
+    if rope_type not in ROPE_TYPES:
+        raise ValueError(f"rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope_type!r}; choose one of them")
+    known = {*RopeParameters.__annotations__, "type"}
+    if unknown := sorted(set(parameters) - known):
+        raise ValueError(f"unknown key {unknown[0]!r} in rope_parameters; known are {', '.join(sorted(known))}")
+    return dict(parameters)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 AutoConfig.register("rope_gpt2", RopeGPT2Config)

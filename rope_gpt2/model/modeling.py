@@ -129,7 +129,7 @@ class RopeGPT2Model(RopeGPT2PreTrainedModel, GPT2Model):
             past_key_values: cache of rotated keys, and of values.
             attention_mask: [B, S], 1 for a token and 0 for padding on either side; or 4-dimensional as transformers takes it.
             position_ids: [B or 1, L]; by default they go on from the cache. Only their differences matter, so left padding needs
-                none. As in all of transformers, ids that jump without an attention mask mark documents kept apart.
+                none. As in all of transformers, ids that jump mark documents kept apart, where neither mask nor cache is used.
 
         Returns:
             transformers' output with `last_hidden_state` [B, L, E].

@@ -8,9 +8,15 @@ text like the training text.
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    GPT2Tokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from rope_gpt2.errors import InputError
 
@@ -24,7 +30,7 @@ _PIECES = r" ?n't\b| ?'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}
 def treebank_normalizer() -> normalizers.Normalizer:
     """Lower case, and the spacing of the Penn Treebank that SST-2 is written in; line ends are kept."""
     titles = "".join(rf"(?<!\b{title})" for title in ("Mr", "Mrs", "Ms", "Dr", "St", "Jr", "Sr", "vs"))
-    rules = [
+    rules: list[Any] = [
         ("’", "'"),
         ("‘", "'"),
         ("“", ' "'),
@@ -96,10 +102,15 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     Raises:
         InputError: if there is none, or it is no fast tokenizer.
     """
+    folder = Path(name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError, KeyError) as error:
-        where = "the folder holds no tokenizer" if Path(name_or_path).is_dir() else "no such folder, and no such name could be fetched"
+        if folder.is_dir() and (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
+            # GPT-2's own two files, without the configuration by which AutoTokenizer chooses a class
+            tokenizer = GPT2Tokenizer.from_pretrained(name_or_path)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    except Exception as error:  # tokenizers raises bare Exceptions and TypeErrors for damaged files
+        where = "the folder holds no readable tokenizer" if folder.is_dir() else "no such folder, and no such name could be fetched"
         raise InputError(
             f"tokenizer {name_or_path!r} cannot be loaded ({where}); give a folder with tokenizer.json, or vocab.json and merges.txt"
         ) from error

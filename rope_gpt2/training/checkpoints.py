@@ -93,13 +93,16 @@ def save_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        weights = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
+        tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
+        weights = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items() if name not in tied}
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         config_file = partial / "config.json"
         config = json.loads(config_file.read_text()) | {"dtype": "float32"}
         config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        partial.chmod(0o755)
+        partial.chmod(0o755)  # mkdtemp and safetensors write for the owner alone
+        for path in partial.iterdir():
+            path.chmod(0o644)
         if folder.exists():
             shutil.rmtree(folder)
         partial.replace(folder)
@@ -108,22 +111,28 @@ def save_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 
 class ExportPretrained(Callback):
-    """Writes the best checkpoint's model and tokenizer as a folder when fit ends.
+    """Writes model and tokenizer as a folder when fit ends.
 
     Args:
+        which: "best" checkpoint by the monitored metric, or the "last" weights.
         folder: target; None for `pretrained` in the run's log folder.
         dtype: of the stored weights.
     """
 
-    def __init__(self, folder: str | None = None, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> None:
-        self.folder, self.dtype = folder, dtype
+    def __init__(
+        self,
+        which: Literal["best", "last"] = "best",
+        folder: str | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    ) -> None:
+        self.which, self.folder, self.dtype = which, folder, dtype
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export, on the first process."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if best:
+        if best and self.which == "best":
             model, tokenizer = read_lightning_checkpoint(Path(best))
         else:
             model, tokenizer = pl_module.model, trainer.datamodule.tokenizer  # type: ignore[assignment, attr-defined]

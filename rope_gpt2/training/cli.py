@@ -1,6 +1,7 @@
 """LightningCLI with this package's module, data, callbacks and loggers: fit, validate, test, predict."""
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,24 @@ class SentimentCLI(LightningCLI):
                 kwargs["logger"] = [tensorboard, CSVLogger(root, name="", version=tensorboard.version)]
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.checkpoint_callbacks:
-            last = ModelCheckpoint(filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_exception=True)
-            trainer.callbacks.append(last)  # type: ignore[attr-defined]  # behind the one that keeps the best, which `trainer.checkpoint_callback` names
+            # behind the one that keeps the best, which `trainer.checkpoint_callback` names
+            trainer.callbacks.append(LastCheckpoint())  # type: ignore[attr-defined]
         return trainer
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """`last.ckpt`, at every validation and when a fit is interrupted, with a word on how to go on."""
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_exception=True)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Save, and name the file."""
+        super().on_exception(trainer, pl_module, exception)
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self.dirpath is not None:
+            path = Path(self.dirpath) / "last.ckpt"
+            if path.is_file():
+                print(f"interrupted; go on with the same command and --ckpt_path {path}", file=sys.stderr)
 
 
 def check_checkpoint(path: Path) -> None:

@@ -87,6 +87,8 @@ class RopeGPT2Module(FewShotModule):
         n_head: attention heads in a block; n_embd / n_head must be even.
         dropout: probability, in [0, 1), on embeddings and residuals.
         attention_dropout: probability, in [0, 1), on attention weights; above 0 it costs the fused attention of a CPU.
+        token_dropout: probability, in [0, 1), that a token of a training review is hidden from the model (its embedding is 0), while
+            it stays a target; word dropout of Iyyer et al. 2015, against learning phrases by heart.
         rope_type: default, linear, dynamic, yarn, longrope or llama3.
         rope_theta: base of the rotary frequencies (10000 in Su et al. 2021).
         rope_factor: by how much a scaling rope type stretches the context; unused by the default type.
@@ -111,6 +113,7 @@ class RopeGPT2Module(FewShotModule):
         n_head: int = 12,
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
+        token_dropout: float = 0.0,
         rope_type: Literal["default", "linear", "dynamic", "yarn", "llama3"] = "default",
         rope_theta: float = 10000.0,
         rope_factor: float = 1.0,
@@ -186,6 +189,10 @@ class RopeGPT2Module(FewShotModule):
         """Weighted sum of the mean loss over text tokens and the mean loss over label words, in nats."""
         # Padding stands on the right, where causal attention never looks back from; as embeddings it needs no mask (nor a warning).
         embeddings = self.model.transformer.wte(batch.input_ids)
+        if self.hparams["token_dropout"]:
+            hidden_tokens = torch.rand(batch.input_ids.shape, device=self.device) < self.hparams["token_dropout"]
+            hidden_tokens &= ~batch.is_label  # the place that answers stays visible
+            embeddings = embeddings.masked_fill(hidden_tokens.unsqueeze(-1), 0.0)
         hidden = self.model.transformer(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         losses = self._token_losses(hidden, self.model.lm_head.weight, batch.targets)
         is_label = batch.is_label.flatten()

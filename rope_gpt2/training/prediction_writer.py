@@ -1,5 +1,6 @@
 """Predictions stream to disk as they are made, each row once, and become one sorted CSV at the end."""
 
+import contextlib
 import csv
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -71,7 +72,8 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave nothing half written."""
-        self.part(trainer.global_rank).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be what failed
+            self.part(trainer.global_rank).unlink()
 
 
 def _read_part(path: Path) -> Iterator[Prediction]:

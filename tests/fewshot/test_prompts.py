@@ -45,7 +45,7 @@ class Case:
             for example in self.sampler.sample(query, False)
         ]
         text = self.template.separator.join((*demonstrations[dropped:], self.template.query(query.review)))
-        return tuple(self.tokenizer(text, verbose=False)["input_ids"])
+        return tuple(self.tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -144,5 +144,5 @@ def test_a_tokenizer_that_joins_words_across_examples_is_refused():
     greedy.train_from_iterator(["Review: Dull.\nSentiment: negative\n\n"] * 9, trainers.BpeTrainer(vocab_size=100, show_progress=False))
     joining = PreTrainedTokenizerFast(tokenizer_object=greedy)
     pool = make_examples(["Dull."] * 4)
-    with pytest.raises(InputError, match=r"join words across examples; begin what follows \{label\} with a line end"):
+    with pytest.raises(InputError, match=r"template .* joins? "):
         Case(joining, pool, 2, words=("negative", "nice")).builder.build(Example(9, "Null.", "negative"))

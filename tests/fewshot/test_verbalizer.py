@@ -43,7 +43,7 @@ def test_words_that_are_not_two_and_different_are_refused(words):
 
 
 def test_words_that_the_tokenizer_makes_the_same_are_refused(tokenizer):
-    with pytest.raises(InputError, match=r"label words \['good!', 'good !'\] are not told apart by the tokenizer .*; choose others"):
+    with pytest.raises(InputError, match=r"label words \['good!', 'good !'\] are not told apart by the tokenizer: .*; choose others"):
         Verbalizer(("good!", "good !")).token_ids(tokenizer, Template())
 
 

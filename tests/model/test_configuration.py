@@ -71,7 +71,6 @@ def test_the_dictionary_of_the_caller_is_not_written_into(rope_parameters, tiny_
     assert config.rope_parameters != before
 
 
-@pytest.mark.xfail(strict=True, reason="only rope_parameters is copied; its older name rope_scaling is written into")
 def test_the_dictionary_of_the_caller_is_not_written_into_under_its_older_name():
     given = {"rope_type": "linear", "factor": 2.0}
     RopeGPT2Config(rope_scaling=given)
@@ -105,11 +104,10 @@ def test_what_cannot_be_rotated_is_refused_with_the_rule_and_the_value(changes, 
 
 @pytest.mark.parametrize("theta", [0, 1, -10_000.0, "10000", None])
 def test_a_base_that_is_no_number_above_one_is_refused(theta):
-    with pytest.raises(ValueError, match=r"rope_theta must be a number above 1, got "):
+    with pytest.raises(ValueError, match=r"rope_theta must be a finite number above 1, got "):
         RopeGPT2Config(rope_parameters={"rope_theta": theta})
 
 
-@pytest.mark.xfail(strict=True, reason="a comparison with NaN is false, and infinity lies above 1")
 @pytest.mark.parametrize("theta", [float("nan"), float("inf")])
 def test_a_base_that_is_not_finite_is_refused(theta):
     with pytest.raises(ValueError, match=r"rope_theta must be"):
@@ -118,11 +116,10 @@ def test_a_base_that_is_not_finite_is_refused(theta):
 
 @pytest.mark.parametrize("fraction", [0, 0.0, -0.5, 1.5, float("nan"), None])
 def test_a_rotary_fraction_outside_zero_to_one_is_refused(fraction):
-    with pytest.raises(ValueError, match=r"partial_rotary_factor must lie in \(0, 1\], got "):
+    with pytest.raises(ValueError, match=r"partial_rotary_factor must be a number in \(0, 1\], got "):
         RopeGPT2Config(rope_parameters={"partial_rotary_factor": fraction})
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="the comparison itself fails, so no rule and no remedy is given")
 def test_a_rotary_fraction_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match=r"partial_rotary_factor must"):
         RopeGPT2Config(rope_parameters={"partial_rotary_factor": "0.5"})
@@ -142,14 +139,12 @@ def test_a_value_of_another_type_is_refused(changes, tiny_config):
         tiny_config(**changes)
 
 
-@pytest.mark.xfail(strict=True, reason="validate_rope of transformers runs on saving and loading, not when the object is made")
 @pytest.mark.parametrize("rope_type", ["linear", "dynamic", "yarn", "longrope", "llama3"])
 def test_a_rope_type_without_what_it_needs_is_refused(rope_type):
     with pytest.raises((KeyError, ValueError), match="factor"):
         RopeGPT2Config(rope_parameters={"rope_type": rope_type})
 
 
-@pytest.mark.xfail(strict=True, reason="an unknown key passes: a misspelt rope_type trains the plain rotation, a misspelt factor none")
 @pytest.mark.parametrize("misspelt", [{"rope_typ": "linear", "factor": 2.0}, {"rope_type": "yarn", "factor": 2.0, "beta_fst": 8.0}])
 def test_a_misspelt_rope_parameter_is_refused(misspelt):
     with pytest.raises(ValueError, match=r"rope_typ|beta_fst"):

@@ -17,7 +17,7 @@ from rope_gpt2.model.tokenizer import (
 )
 
 TEXTS = [
-    *("the film is great .", "the film is terrible .", "it does n't work , and it 's dull .", "a -lrb- great -rrb- film"),
+    *("the film is great .", "the film is terrible .", "it does n't work , and it 's dull .", "a ( great ) film"),
     *("it was terrible .", "do n't bother !", "they 're great , `` really '' ...", "review : great\nreview : terrible\n"),
 ] * 20
 NORMALIZED, PLAIN = train_tokenizer(TEXTS, 340), train_tokenizer(TEXTS, 340, normalize=False)
@@ -51,7 +51,7 @@ def test_training_twice_gives_the_same_tokenizer():
     assert again.backend_tokenizer.to_str() == NORMALIZED.backend_tokenizer.to_str()
 
 
-@pytest.mark.parametrize("word", [" great", " terrible", " n't", " 's", " -lrb-", " film"])
+@pytest.mark.parametrize("word", [" great", " terrible", " n't", " 's", " film"])
 def test_a_frequent_word_is_one_token_with_the_space_before_it(word):
     assert NORMALIZED.convert_ids_to_tokens(NORMALIZED.encode(word)) == [word.replace(" ", "Ġ")]
 
@@ -112,7 +112,7 @@ def test_normalized_tokens_stand_for_the_normalized_text(text):
         ("They're here; I'm not: we'll see, I'd say we've lost?", "they 're here ; i 'm not : we 'll see , i 'd say we 've lost ?"),
         ("it’s a “great” film", "it 's a `` great '' film"),
         ('He said "no".', "he said `` no '' ."),
-        ("A film (really) works", "a film -lrb- really -rrb- works"),
+        ("A film (really) works", "a film ( really ) works"),
         ("well...maybe", "well ... maybe"),
         ("well…maybe", "well ... maybe"),
         ("good—not great -- fine", "good -- not great -- fine"),
@@ -126,7 +126,7 @@ def test_typed_text_takes_the_form_of_the_treebank(typed, plain):
     assert NORMALIZED.encode(typed) == NORMALIZED.encode(plain)
 
 
-WORDS = st.sampled_from(["the", "film", "does", "it", "well-made", "1,000", "3.5", "rock", "-lrb-", "-rrb-", "``", "''", "--", "..."])
+WORDS = st.sampled_from(["the", "film", "does", "it", "well-made", "1,000", "3.5", "rock", "(", ")", "``", "''", "--", "..."])
 MARKS = st.sampled_from(["n't", "'s", "'re", "'ve", "'ll", "'d", "'m", ",", ".", "!", "?", ";", ":"])
 
 
@@ -143,7 +143,6 @@ def test_normalizing_twice_is_normalizing_once(text):
     assert normalize(normalize(text)) == normalize(text)
 
 
-@pytest.mark.xfail(strict=True, reason="the hyphens of -lrb- join a hyphen before them, and the two read as a dash the next time")
 @pytest.mark.parametrize("text", ["semi-(dry)", "(dry)(wit)"])
 def test_normalizing_twice_is_normalizing_once_before_a_bracket(text):
     assert normalize(normalize(text)) == normalize(text)
@@ -186,21 +185,16 @@ def test_a_tokenizer_that_is_nowhere_is_refused_with_its_name(name):
 
 @pytest.mark.usefixtures("_offline")
 def test_a_folder_without_a_tokenizer_is_refused_with_its_path(tmp_path: Path):
-    with pytest.raises(InputError, match=rf"tokenizer '{tmp_path}' cannot be loaded \(the folder holds no tokenizer\)"):
+    with pytest.raises(InputError, match=rf"tokenizer '{tmp_path}' cannot be loaded \(the folder holds no readable tokenizer\)"):
         load_tokenizer(str(tmp_path))
 
 
-NO_CONFIGURATION = "AutoTokenizer cannot tell the class of a folder with vocab.json and merges.txt alone, which the message asks for"
-
-
-@pytest.mark.xfail(strict=True, raises=InputError, reason=NO_CONFIGURATION)
 @pytest.mark.usefixtures("_offline")
 def test_vocabulary_and_merges_are_enough_to_load_a_tokenizer(tmp_path: Path):
     PLAIN.backend_tokenizer.model.save(str(tmp_path))
     assert load_tokenizer(str(tmp_path)).encode("the film is great") == PLAIN.encode("the film is great")
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason=NO_CONFIGURATION)
 @pytest.mark.usefixtures("_offline")
 @pytest.mark.skipif(not os.environ.get("ROPE_GPT2_DATA"), reason="GPT-2's vocabulary is not at hand; set ROPE_GPT2_DATA")
 def test_the_vocabulary_of_gpt2_loads_from_a_folder():

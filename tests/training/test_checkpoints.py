@@ -1,0 +1,60 @@
+"""Folders that from_pretrained loads, written whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM
+from rope_gpt2.model.tokenizer import train_tokenizer
+from rope_gpt2.training.checkpoints import load_checkpoint, save_pretrained
+
+
+@pytest.fixture
+def model() -> RopeGPT2ForCausalLM:
+    torch.manual_seed(0)
+    return RopeGPT2ForCausalLM(RopeGPT2Config(vocab_size=300, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["a fine film", "a dull film"], 300)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_saved_model_loads_in_float32_with_its_stored_values(model, tokenizer, tmp_path: Path, dtype: torch.dtype):
+    save_pretrained(model, tokenizer, tmp_path / "model", dtype)
+    ours, loaded_tokenizer = load_checkpoint(str(tmp_path / "model"))
+    assert ours.dtype == torch.float32 == AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype
+    for name, parameter in model.named_parameters():
+        assert torch.equal(ours.get_parameter(name), parameter.to(dtype).float())
+    assert loaded_tokenizer("a fine film")["input_ids"] == tokenizer("a fine film")["input_ids"]
+    assert model.dtype == torch.float32
+
+
+def test_the_tied_head_is_stored_once(model, tokenizer, tmp_path: Path):
+    save_pretrained(model, tokenizer, tmp_path / "model")
+    stored = load_file(tmp_path / "model" / "model.safetensors")
+    assert sum(tensor.numel() for tensor in stored.values()) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_saving_again_replaces_and_a_failure_leaves_what_stood_there(model, tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "model"
+    save_pretrained(model, tokenizer, folder)
+    before = (folder / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        model.transformer.wte.weight.add_(1.0)
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tokenizer), "save_pretrained", fail)
+        with pytest.raises(OSError, match="disk full"):
+            save_pretrained(model, tokenizer, folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    save_pretrained(model, tokenizer, folder)
+    assert (folder / "model.safetensors").read_bytes() != before
