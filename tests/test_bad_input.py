@@ -125,6 +125,23 @@ def test_fit_refuses_a_bad_option(options: list[str], expected: str, tmp_path: P
     assert not list(tmp_path.glob("logs/*/checkpoints"))
 
 
+def test_fit_refuses_to_validate_on_its_training_file(tmp_path: Path, capsys):
+    arguments = [*fit_arguments(tmp_path / "logs"), "--data.validation", "data/../data/demo.csv"]
+    assert "is both training and validation file" in refused(arguments, capsys)
+
+
+def test_fit_refuses_to_export_over_a_folder_that_is_no_model(tmp_path: Path, capsys):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "notes.txt").write_text("kept")
+    arguments = [*fit_arguments(tmp_path / "logs"), "--export.folder", str(tmp_path / "precious")]
+    assert "exists and is no model folder" in refused(arguments, capsys)
+    assert (tmp_path / "precious" / "notes.txt").read_text() == "kept"
+
+
+def test_a_schedule_without_an_end_is_refused(tmp_path: Path, capsys):
+    assert "needs an end" in refused([*fit_arguments(tmp_path / "logs"), "--trainer.max_epochs", "-1"], capsys)
+
+
 def test_an_unknown_command_is_refused(capsys):
     assert "unknown command 'evalute'" in refused(["evalute"], capsys)
 

@@ -1,7 +1,6 @@
 """evaluate: few-shot accuracy of a checkpoint on a CSV, through Trainer.predict."""
 
 import argparse
-import dataclasses
 import hashlib
 import logging
 import platform
@@ -32,7 +31,7 @@ from rope_gpt2.fewshot.report import (
     write_metrics,
     write_predictions,
 )
-from rope_gpt2.fewshot.scoring import Prediction
+from rope_gpt2.fewshot.scoring import MAX_NEW_TOKENS, Prediction
 from rope_gpt2.fewshot.sst2 import resolve_data
 from rope_gpt2.fewshot.template import DEFAULT_TEMPLATE
 from rope_gpt2.model.tokenizer import load_tokenizer
@@ -131,11 +130,16 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     console = Console()
     console.print(summary_table(summaries, f"{options.checkpoint} on {options.data}, {options.scoring}"))
-    if data.prompts_dropped:
-        console.print(f"{data.prompts_dropped} prompts exceeded the context: their oldest demonstrations were dropped.")
+    for note in data.notes():
+        console.print(note, soft_wrap=True)
     if any(cell.uncertain for cell in cells):
-        console.print(f"{sum(cell.uncertain * cell.n for cell in cells):.0f} answers named neither label and count as wrong.")
-    console.print(f"{len(predictions)} predictions in {seconds:.1f} s; {METRICS_FILE}, {PREDICTIONS_FILE}, {MANIFEST_FILE} in {output}")
+        console.print(
+            f"{sum(cell.uncertain * cell.n for cell in cells):.0f} answers named neither label and count as wrong.", soft_wrap=True
+        )
+    console.print(
+        f"{len(predictions)} predictions in {seconds:.1f} s; {METRICS_FILE}, {PREDICTIONS_FILE}, {MANIFEST_FILE} in {output}",
+        soft_wrap=True,
+    )
     return 0
 
 
@@ -143,7 +147,7 @@ def repeat_zero_shot(predictions: Sequence[Prediction], seeds: int) -> list[Pred
     """Without demonstrations the prompts of all seeds are the same: they are scored once, and stand here for every seed."""
     repeated = [prediction for prediction in predictions if prediction.shots]
     zero_shot = [prediction for prediction in predictions if not prediction.shots]
-    return [dataclasses.replace(prediction, seed=seed) for seed in range(seeds) for prediction in zero_shot] + repeated
+    return [prediction._replace(seed=seed) for seed in range(seeds) for prediction in zero_shot] + repeated
 
 
 def _check(options: argparse.Namespace, output: Path) -> None:
@@ -178,14 +182,23 @@ def _build_data(
         selection=options.selection,
         template=options.template.replace("\\n", "\n"),
         label_words=options.label_words,
-        max_length=options.max_length or getattr(model.config, "n_positions", None) or model.config.max_position_embeddings,
+        max_length=_context(options, model),
         eval_batch_size=options.batch_size,
         limit=options.limit,
         trim_queries=options.trim_queries,
     )
     data.tokenizer = tokenizer
-    data.build_prompts("predict")  # bad input ends here, before anything is written
+    data.prepare_prompts("predict")  # bad input ends here, before anything is written
     return data, files
+
+
+def _context(options: argparse.Namespace, model: PreTrainedModel) -> int:
+    """Tokens of a prompt at most; generation needs room for its answer."""
+    config = model.config
+    length = options.max_length or getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None)
+    if not length:
+        raise InputError(f"{options.checkpoint}: its config names no context length; give one with --max-length")
+    return int(length) - (MAX_NEW_TOKENS - 1 if options.scoring == "generate" else 0)
 
 
 def _build_trainer(options: argparse.Namespace, output: Path) -> L.Trainer:
@@ -234,6 +247,7 @@ def _manifest(
         "device": {"type": trainer.strategy.root_device.type, "name": device, "threads": torch.get_num_threads()},
         "precision": str(trainer.precision),
         "prompts_with_dropped_demonstrations": data.prompts_dropped,
+        "demonstrations_dropped": data.demonstrations_dropped,
         "prompts_trimmed": data.prompts_trimmed,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),

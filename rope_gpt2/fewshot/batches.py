@@ -5,7 +5,7 @@ Let B be batch, P prefix length, Q query length.
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ from torch import Tensor
 from rope_gpt2.fewshot.prompts import Prompt
 
 
-class PromptBatch(NamedTuple):
-    """Prompts that share their demonstrations. A named tuple, so that Lightning moves its tensors to the device.
+class PromptBatch:
+    """Prompts that share their demonstrations.
+
+    An ordinary class with `to`, which Lightning calls; tuples and dataclasses it takes apart, down to the frozen prompts.
 
     Attributes:
         prefix_ids: [P] token ids of the shared demonstrations; P = 0 for none.
@@ -23,10 +25,12 @@ class PromptBatch(NamedTuple):
         prompts: the B prompts, in the order of the rows of the tensors.
     """
 
-    prefix_ids: Tensor
-    query_ids: Tensor
-    query_mask: Tensor
-    prompts: tuple[Prompt, ...]
+    def __init__(self, prefix_ids: Tensor, query_ids: Tensor, query_mask: Tensor, prompts: tuple[Prompt, ...]) -> None:
+        self.prefix_ids, self.query_ids, self.query_mask, self.prompts = prefix_ids, query_ids, query_mask, prompts
+
+    def to(self, device: torch.device | str, **_: Any) -> "PromptBatch":
+        """The batch with its tensors on a device; token ids have no other dtype to go to."""
+        return PromptBatch(self.prefix_ids.to(device), self.query_ids.to(device), self.query_mask.to(device), self.prompts)
 
 
 def group_prompts(prompts: Iterable[Prompt], batch_size: int) -> list[tuple[Prompt, ...]]:

@@ -109,7 +109,7 @@ class PromptBuilder:
         if not self.trim_queries:
             raise InputError(
                 f"row {query.row}: the review needs {length} tokens with its template, the context has {self.room}; "
-                "shorten it, raise --max-length, or ask for trimming with --trim-queries"
+                "shorten it, raise max_length, or set trim_queries"
             )
         words = query.review.split()
         low, high = 0, len(words)
@@ -119,7 +119,7 @@ class PromptBuilder:
             low, high = (middle, high) if fits else (low, middle - 1)
         text = self.template.query(" ".join(words[:low]))
         if low == 0:
-            raise InputError(f"row {query.row}: no word of the review fits a context of {self.room} tokens; raise --max-length")
+            raise InputError(f"row {query.row}: no word of the review fits a context of {self.room} tokens; raise max_length")
         return self._tokenize(text, cached=False), text
 
     def _check(self, demonstrations: Sequence[str], query_text: str, ids: tuple[int, ...]) -> None:

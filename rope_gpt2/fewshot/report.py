@@ -22,8 +22,8 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
 
     def write(file: TextIO) -> None:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in dataclasses.fields(Prediction))
-        writer.writerows(dataclasses.astuple(prediction) for prediction in predictions)
+        writer.writerow(Prediction._fields)
+        writer.writerows(predictions)
 
     _write_whole(path, write)
 

@@ -4,8 +4,7 @@ Let B be batch, P prefix length, Q query length, V vocabulary, C labels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,11 +14,11 @@ from rope_gpt2.fewshot.batches import PromptBatch
 from rope_gpt2.fewshot.examples import LABELS
 from rope_gpt2.fewshot.verbalizer import Verbalizer
 
+MAX_NEW_TOKENS = 5  # of a generated answer
 UNCERTAIN = "uncertain"  # predicted where a generated text names neither label; always wrong
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What one prompt gave; a row of predictions.csv.
 
     Attributes:
@@ -136,7 +135,7 @@ def generate_labels(
     tokenizer: PreTrainedTokenizerBase,
     batch: PromptBatch,
     verbalizer: Verbalizer,
-    max_new_tokens: int = 5,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[str | None]:
     """Continue each prompt greedily (batched, cached) and look for a label word in what follows.
 

@@ -5,6 +5,7 @@ form of SST-2 and its like: lower case, spaces before punctuation and clitics. S
 text like the training text.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,16 +85,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, normalize: bool = Tru
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer_from_json(tokenizer.to_str())
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=PADDING
+    )
+
+
+def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
+    """One text that holds a fast tokenizer and its special tokens; a Lightning checkpoint stores it."""
+    specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return json.dumps({"tokenizer": tokenizer.backend_tokenizer.to_str(), "special_tokens": specials})
 
 
 def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a Lightning checkpoint, which stores it as the text of its `tokenizer.json`."""
-    specials = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
-    tokenizer = Tokenizer.from_str(text)
-    if tokenizer.token_to_id(PADDING) is not None:
-        specials["pad_token"] = PADDING
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **specials)
+    """The tokenizer that `tokenizer_to_json` wrote."""
+    content = json.loads(text)
+    tokenizer = Tokenizer.from_str(content["tokenizer"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **content["special_tokens"])
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:

@@ -90,6 +90,7 @@ def save_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         folder: target.
         dtype: of the stored weights. They load as float32 in any case.
     """
+    check_target(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -104,10 +105,23 @@ def save_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         for path in partial.iterdir():
             path.chmod(0o644)
         if folder.exists():
+            for path in folder.iterdir():  # a model card, say
+                if path.is_file() and not (partial / path.name).exists():
+                    shutil.copy2(path, partial / path.name)
             shutil.rmtree(folder)
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_target(folder: Path) -> None:
+    """Refuse to replace what is no model folder.
+
+    Raises:
+        InputError: if something else stands there.
+    """
+    if folder.exists() and not (folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))):
+        raise InputError(f"{folder}: exists and is no model folder; choose another export.folder")
 
 
 class ExportPretrained(Callback):
@@ -126,6 +140,8 @@ class ExportPretrained(Callback):
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     ) -> None:
         self.which, self.folder, self.dtype = which, folder, dtype
+        if folder is not None:
+            check_target(Path(folder))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export, on the first process."""

@@ -1,7 +1,9 @@
 """LightningCLI with this package's module, data, callbacks and loggers: fit, validate, test, predict."""
 
 import pickle
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "early_stopping.monitor": "val/accuracy",
     "early_stopping.mode": "max",
     "early_stopping.patience": 20,
+    "early_stopping.strict": False,  # a fit may end before its first validation
 }
 
 
@@ -36,7 +39,7 @@ class SentimentCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks with their defaults."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ExportPretrained, "export")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
@@ -50,6 +53,11 @@ class SentimentCLI(LightningCLI):
         path = self.config[self.config["subcommand"]].get("ckpt_path")
         if path and path not in ("best", "last", "hpc", "registry"):
             check_checkpoint(Path(path))
+
+    def before_instantiate_classes(self) -> None:
+        """Only fit has a run folder to save its configuration in."""
+        if self.subcommand != "fit":
+            self.save_config_callback = None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """One folder a run, `default_root_dir/version_N`, for logs, checkpoints and config, unless loggers are given."""
@@ -67,19 +75,53 @@ class SentimentCLI(LightningCLI):
         return trainer
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that remembers the best of a run when it is resumed, in a folder of its own."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best, wherever it lies; the parent forgets it where the folder is another one."""
+        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+
+
 class LastCheckpoint(ModelCheckpoint):
     """`last.ckpt`, at every validation and when a fit is interrupted, with a word on how to go on."""
 
     def __init__(self) -> None:
         super().__init__(filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_exception=True)
+        self._interrupted = False
+        self._handler: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on a Ctrl-C waits for the end of its batch, so that no half a step is saved; a second one ends at once."""
+        super().on_train_start(trainer, pl_module)
+        self._interrupted = False
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        """Save as the parent does, and stop where that was asked for."""
+        super().on_train_batch_end(*arguments)
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give Ctrl-C back."""
+        super().on_train_end(trainer, pl_module)
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save, and name the file."""
-        super().on_exception(trainer, pl_module, exception)
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self.dirpath is not None:
-            path = Path(self.dirpath) / "last.ckpt"
-            if path.is_file():
+        """Save when interrupted, and name the file; after an error, of one process perhaps, the last validation's file stands."""
+        if isinstance(exception, KeyboardInterrupt):
+            super().on_exception(trainer, pl_module, exception)
+            path = Path(self.dirpath or "") / "last.ckpt"
+            if trainer.is_global_zero and path.is_file():
                 print(f"interrupted; go on with the same command and --ckpt_path {path}", file=sys.stderr)
+
+    def _interrupt(self, *_: Any) -> None:
+        self._interrupted = True
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
 
 
 def check_checkpoint(path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 from transformers import PreTrainedTokenizerBase
@@ -21,7 +20,7 @@ from rope_gpt2.fewshot.splits import drop_same_texts, hold_out
 from rope_gpt2.fewshot.sst2 import resolve_data
 from rope_gpt2.fewshot.template import DEFAULT_TEMPLATE, Template
 from rope_gpt2.fewshot.verbalizer import Verbalizer
-from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json, train_tokenizer
+from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json, tokenizer_to_json, train_tokenizer
 
 
 class SentimentDataModule(L.LightningDataModule):
@@ -30,8 +29,8 @@ class SentimentDataModule(L.LightningDataModule):
     Args:
         train: CSV to train on, or "sst2".
         validation: CSV that chooses checkpoints; None holds out reviews of `train`, and what overlaps with them leaves training.
-        test: CSV for `test`, or "sst2" for its validation set; never used before.
-        predict: CSV for `predict`, or "sst2" for its validation set; None for that of `test`.
+        test: CSV for `test`; None for SST-2's validation set. Its texts never stand in training, its labels are never looked at.
+        predict: CSV for `predict`; None for that of `test`.
         pool: CSV that demonstrations of validate, test and predict are drawn from; None for the training examples.
         holdout: how many reviews to hold out where `validation` is None.
         tokenizer: "train" learns a byte-level BPE on the training examples; else a folder or hub name such as "gpt2".
@@ -54,7 +53,7 @@ class SentimentDataModule(L.LightningDataModule):
         self,
         train: str = "sst2",
         validation: str | None = None,
-        test: str = "sst2",
+        test: str | None = None,
         predict: str | None = None,
         pool: str | None = None,
         holdout: int = 500,
@@ -87,7 +86,8 @@ class SentimentDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.order_seed, self.limit = batch_size, eval_batch_size, order_seed, limit
         self.clean_html, self.trim_queries = clean_html, trim_queries
         self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.prompts_dropped = self.prompts_trimmed = 0
+        self.prompts_dropped = self.prompts_trimmed = self.demonstrations_dropped = 0
+        self._prompts: dict[str, list[Prompt]] = {}
         self._files: dict[Path, list[Example]] = {}
 
     # Files
@@ -97,16 +97,18 @@ class SentimentDataModule(L.LightningDataModule):
         stage = "fit" if self.trainer is None or self.trainer.state.fn is None else self.trainer.state.fn.value
         if stage == "fit":
             self._training_split()
-        self._prompt_files(stage)
+        pool = self._prompt_files(stage)[3]
+        for condition in self.conditions:
+            DemonstrationSampler(pool, condition)
 
     def setup(self, stage: str) -> None:
         """For fit: have the tokenizer, the same on every process."""
-        if stage == "fit" and self.tokenizer is None:
-            self._make_tokenizer()
+        if stage == "fit" and self.tokenizer is None and not (self.trainer is not None and self.trainer.ckpt_path):
+            self._make_tokenizer()  # a resumed run takes that of its checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         """The tokenizer, so that a checkpoint is complete."""
-        return {} if self.tokenizer is None else {"tokenizer_json": self.tokenizer.backend_tokenizer.to_str()}
+        return {} if self.tokenizer is None else {"tokenizer_json": tokenizer_to_json(self.tokenizer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the tokenizer of a checkpoint."""
@@ -136,12 +138,6 @@ class SentimentDataModule(L.LightningDataModule):
         """Prompts of the examples to predict."""
         return self._prompt_loader("predict")
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move the tensors of a prompt batch; the prompts themselves stay (Lightning refuses frozen dataclasses)."""
-        if isinstance(batch, PromptBatch):
-            return batch._replace(**{name: getattr(batch, name).to(device) for name in ("prefix_ids", "query_ids", "query_mask")})
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     @property
     def label_token_ids(self) -> tuple[tuple[int, ...], ...]:
         """Token ids of the label words."""
@@ -155,13 +151,18 @@ class SentimentDataModule(L.LightningDataModule):
 
     def _training_split(self) -> tuple[list[Example], list[Example]]:
         """Training examples and those held out (none with a validation CSV), without any text of an evaluated file."""
-        _, examples = self._read(str(self.options["train"]), "train")
+        train, validation, test = (self.options[name] for name in ("train", "validation", "test"))
+        train_path, examples = self._read(str(train), "train")
         held_out: list[Example] = []
-        for option in ("validation", "test"):
-            name = self.options[option]
-            # a smoke run may train and test on one file: then only the held-out reviews are kept apart
-            if (name is not None and name != self.options["train"]) or name == "sst2":
-                examples = drop_same_texts(examples, self._read(name, "validation")[1])
+        evaluated = [name for name in (validation, test) if name is not None]
+        if test is None and train == "sst2":
+            evaluated.append("sst2")
+        for name in evaluated:
+            path, others = self._read(name, "validation")
+            if path.resolve() != train_path.resolve():
+                examples = drop_same_texts(examples, others)
+            elif name == validation:
+                raise InputError(f"{path}: is both training and validation file; leave data.validation out, and reviews are held out")
         if self.options["validation"] is None:
             examples, held_out = hold_out(examples, self.holdout, self.order_seed)
         return examples, held_out
@@ -176,8 +177,8 @@ class SentimentDataModule(L.LightningDataModule):
             else:
                 query_file, queries = self._read(options["validation"], "validation")
         else:
-            name = options["test"] if stage == "test" else options["predict"] or options["test"]
-            query_file, queries = self._read(str(name), "validation")
+            name = (options["predict"] if stage == "predict" else None) or options["test"] or "sst2"
+            query_file, queries = self._read(name, "validation")
         if options["pool"] is not None:
             pool_file, pool = self._read(options["pool"], "train")
         else:
@@ -195,7 +196,7 @@ class SentimentDataModule(L.LightningDataModule):
                 words = self.verbalizer.word
                 texts = (self.template.demonstration(item.review, words(item.sentiment)) + self.template.separator for item in examples)
                 size = self.trainer.lightning_module.hparams["vocab_size"] if self.trainer is not None else 8192
-                text = train_tokenizer(texts, size, self.normalize).backend_tokenizer.to_str()
+                text = tokenizer_to_json(train_tokenizer(texts, size, self.normalize))
             if self.trainer is not None:
                 text = self.trainer.strategy.broadcast(text)
             self.tokenizer = tokenizer_from_json(text)
@@ -226,20 +227,36 @@ class SentimentDataModule(L.LightningDataModule):
             builder = PromptBuilder(tokenizer, self.template, self.verbalizer, sampler, context, from_pool, self.trim_queries)
             prompts += [builder.build(query) for query in queries]
         self.prompts_dropped = sum(prompt.dropped > 0 for prompt in prompts)
+        self.demonstrations_dropped = sum(prompt.dropped for prompt in prompts)
         self.prompts_trimmed = sum(prompt.trimmed for prompt in prompts)
         return prompts
 
-    def _prompt_loader(self, stage: str) -> "DataLoader[PromptBatch]":
-        prompts = self.build_prompts(stage)
+    def prepare_prompts(self, stage: str) -> None:
+        """Build the prompts of a stage before its loader asks for them, so that a review that cannot fit is refused early."""
+        self._prompts[stage] = self.build_prompts(stage)
+
+    def notes(self) -> list[str]:
+        """What was left out of the prompts, a sentence each."""
+        notes = []
         if self.prompts_dropped:
-            dropped = f"{sum(prompt.dropped for prompt in prompts)} demonstrations dropped, oldest first"
-            rank_zero_info(f"{self.prompts_dropped} of {len(prompts)} prompts exceeded {self._context()} tokens: {dropped}")
+            notes.append(
+                f"{self.prompts_dropped} prompts exceeded {self._context()} tokens: their {self.demonstrations_dropped} oldest "
+                "demonstrations were dropped."
+            )
         if self.prompts_trimmed:
-            rank_zero_info(f"{self.prompts_trimmed} of {len(prompts)} prompts had their review trimmed at its end")
-        groups = group_prompts(prompts, self.eval_batch_size)
+            notes.append(f"{self.prompts_trimmed} prompts exceeded {self._context()} tokens alone: their reviews were cut at the end.")
+        return notes
+
+    def _prompt_loader(self, stage: str) -> "DataLoader[PromptBatch]":
+        prompts = self._prompts.pop(stage, None) or self.build_prompts(stage)
+        for note in self.notes():
+            rank_zero_info(note)
+        rank, world = self._process()
+        if len(prompts) < world:
+            raise InputError(f"{len(prompts)} prompts are too few for {world} processes; take fewer with --trainer.devices")
+        groups = group_prompts(prompts, max(1, min(self.eval_batch_size, len(prompts) // world)))  # every process gets a batch
         tokenizer = self._make_tokenizer()
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        rank, world = self._process()
         return DataLoader(PromptBatches(groups[rank::world], pad), batch_size=None)
 
 

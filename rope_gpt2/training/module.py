@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.classification import BinaryAccuracy
+from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
 from rope_gpt2.errors import InputError
@@ -39,8 +39,8 @@ class FewShotModule(L.LightningModule):
         self.model = model
         self.scoring = scoring
         self.share_prefix = share_prefix
-        self.val_accuracy = BinaryAccuracy()
-        self.test_accuracy = BinaryAccuracy()
+        self.val_accuracy = MeanMetric()
+        self.test_accuracy = MeanMetric()
         self._prefix_cache = PrefixCache()
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Prediction]:
@@ -70,10 +70,10 @@ class FewShotModule(L.LightningModule):
     def _shared(self) -> PrefixCache | None:
         return self._prefix_cache if self.share_prefix else None
 
-    def _update(self, metric: BinaryAccuracy, batch: PromptBatch, batch_idx: int) -> None:
+    def _update(self, metric: MeanMetric, batch: PromptBatch, batch_idx: int) -> None:
         predictions = self.predict_step(batch, batch_idx)
         correct = torch.tensor([float(prediction.is_correct) for prediction in predictions], device=self.device)
-        metric.update(correct, torch.ones_like(correct, dtype=torch.long))
+        metric.update(correct)
 
 
 class RopeGPT2Module(FewShotModule):
@@ -87,9 +87,7 @@ class RopeGPT2Module(FewShotModule):
         n_head: attention heads in a block; n_embd / n_head must be even.
         dropout: probability, in [0, 1), on embeddings and residuals.
         attention_dropout: probability, in [0, 1), on attention weights; above 0 it costs the fused attention of a CPU.
-        token_dropout: probability, in [0, 1), that a token of a training review is hidden from the model (its embedding is 0), while
-            it stays a target; word dropout of Iyyer et al. 2015, against learning phrases by heart.
-        rope_type: default, linear, dynamic, yarn, longrope or llama3.
+        rope_type: default, linear, dynamic, yarn or llama3.
         rope_theta: base of the rotary frequencies (10000 in Su et al. 2021).
         rope_factor: by how much a scaling rope type stretches the context; unused by the default type.
         partial_rotary_factor: fraction of each head that is rotated, in (0, 1].
@@ -113,7 +111,6 @@ class RopeGPT2Module(FewShotModule):
         n_head: int = 12,
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
-        token_dropout: float = 0.0,
         rope_type: Literal["default", "linear", "dynamic", "yarn", "llama3"] = "default",
         rope_theta: float = 10000.0,
         rope_factor: float = 1.0,
@@ -189,10 +186,6 @@ class RopeGPT2Module(FewShotModule):
         """Weighted sum of the mean loss over text tokens and the mean loss over label words, in nats."""
         # Padding stands on the right, where causal attention never looks back from; as embeddings it needs no mask (nor a warning).
         embeddings = self.model.transformer.wte(batch.input_ids)
-        if self.hparams["token_dropout"]:
-            hidden_tokens = torch.rand(batch.input_ids.shape, device=self.device) < self.hparams["token_dropout"]
-            hidden_tokens &= ~batch.is_label  # the place that answers stays visible
-            embeddings = embeddings.masked_fill(hidden_tokens.unsqueeze(-1), 0.0)
         hidden = self.model.transformer(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         losses = self._token_losses(hidden, self.model.lm_head.weight, batch.targets)
         is_label = batch.is_label.flatten()
@@ -216,7 +209,10 @@ class RopeGPT2Module(FewShotModule):
             {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], betas=(0.9, self.hparams["beta2"]))
-        total = max(1, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise InputError("the cosine schedule needs an end: give trainer.max_epochs or trainer.max_steps")
+        total = max(1, int(steps))
         warmup, floor = min(self.hparams["warmup_steps"], total), self.hparams["min_learning_rate"]
 
         def factor(step: int) -> float:

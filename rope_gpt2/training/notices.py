@@ -9,7 +9,6 @@ _WARNINGS = (
     ".*does not have many workers.*",  # batches are made from tokens in memory: workers would only cost
     ".*`IterableDataset` has `__len__` defined.*",  # every process counts its own batches
     ".*Couldn't infer the batch indices.*",  # predictions carry their own rows
-    ".*The dirpath has changed.*",  # scoring a checkpoint of another run's folder
     ".*treespec, LeafSpec.*",  # Lightning on a newer torch
 )
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.report import write_predictions
 from rope_gpt2.fewshot.scoring import Prediction, prediction_from_row
-
-FIELDS = [field.name for field in dataclasses.fields(Prediction)]
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -57,7 +54,7 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Append the rows of a batch."""
         with self.part(trainer.global_rank).open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(dataclasses.astuple(row) for row in prediction)
+            csv.writer(file, lineterminator="\n").writerows(prediction)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Join the parts of all processes."""
@@ -79,4 +76,4 @@ class PredictionWriter(BasePredictionWriter):
 def _read_part(path: Path) -> Iterator[Prediction]:
     with path.open(encoding="utf-8", newline="") as file:
         for values in csv.reader(file):
-            yield prediction_from_row(dict(zip(FIELDS, values, strict=True)))
+            yield prediction_from_row(dict(zip(Prediction._fields, values, strict=True)))

@@ -106,7 +106,7 @@ def test_a_query_that_does_not_fit_alone_is_refused_with_its_row(tokenizer, exam
     case = Case(tokenizer, examples, shots, words=words)
     needed = len(case.tokens(query, shots))
     Case(tokenizer, examples, shots, needed + case.longest_word, words=words).builder.build(query)
-    with pytest.raises(InputError, match=f"^row 17: the review needs {needed} tokens .* has {needed - 1}; shorten it, .*--trim-queries"):
+    with pytest.raises(InputError, match=f"^row 17: the review needs {needed} tokens .* has {needed - 1}; shorten it, .*trim_queries"):
         Case(tokenizer, examples, shots, needed + case.longest_word - 1, words=words).builder.build(query)
 
 
@@ -134,7 +134,7 @@ def test_trimming_leaves_a_review_that_fits_as_it_is(tokenizer, examples):
 
 
 def test_a_context_without_room_for_a_word_is_refused_though_trimming_was_asked_for(tokenizer, examples):
-    with pytest.raises(InputError, match=r"^row 17: no word of the review fits .*; raise --max-length"):
+    with pytest.raises(InputError, match=r"^row 17: no word of the review fits .*; raise max_length"):
         Case(tokenizer, examples, 0, 5, trim=True).builder.build(Example(17, "Dull.", "negative"))
 
 

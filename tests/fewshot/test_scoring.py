@@ -88,9 +88,11 @@ def test_batches_do_not_change_the_scores(model, tokenizer, examples, shots, bat
 def test_padding_and_its_token_do_not_change_the_scores(model, tokenizer, examples, shots, share):
     batch = collate_prompts(build(tokenizer, examples, shots), tokenizer.pad_token_id)
     ids = label_ids(tokenizer)
-    more = batch._replace(
-        query_ids=torch.cat((torch.full((len(batch.prompts), 7), 5), batch.query_ids), dim=1),
-        query_mask=torch.cat((torch.zeros(len(batch.prompts), 7, dtype=torch.long), batch.query_mask), dim=1),
+    more = PromptBatch(
+        batch.prefix_ids,
+        torch.cat((torch.full((len(batch.prompts), 7), 5), batch.query_ids), dim=1),
+        torch.cat((torch.zeros(len(batch.prompts), 7, dtype=torch.long), batch.query_mask), dim=1),
+        batch.prompts,
     )
     scores = [score_labels(model, padded, ids, PrefixCache() if share else None) for padded in (batch, more)]
     close(*scores)

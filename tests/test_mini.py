@@ -1,0 +1,70 @@
+"""checkpoints/mini is what its model card says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from running import ROOT, call
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import rope_gpt2  # noqa: F401  # registers the model
+
+MINI = ROOT / "checkpoints" / "mini"
+TEXTS = ["Review: A warm, clever film.\nSentiment:", "Review: Don't bother, it's dull and far too long for what it says.\nSentiment:"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(MINI).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(MINI)
+
+
+def test_it_takes_at_most_12_megabytes():
+    assert sum(path.stat().st_size for path in MINI.iterdir()) <= 12_000_000
+
+
+def test_it_loads_in_float32_and_generates_a_label(model, tokenizer):
+    assert model.dtype == torch.float32
+    prompt = tokenizer(TEXTS[0], return_tensors="pt")
+    assert tokenizer.decode(model.generate(**prompt, max_new_tokens=1)[0]).endswith((" positive", " negative"))
+
+
+@torch.no_grad()
+def test_cached_uncached_and_left_padded_logits_agree(model, tokenizer):
+    padded = tokenizer(TEXTS, return_tensors="pt", padding=True, padding_side="left")
+    theirs = model(**padded).logits
+    for row, text in enumerate(TEXTS):
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        whole = model(ids, use_cache=False).logits
+        torch.testing.assert_close(theirs[row, -ids.shape[1] :], whole[0], atol=1e-5, rtol=0)
+        cache, steps = None, []
+        for place in range(ids.shape[1]):
+            output = model(ids[:, place : place + 1], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            steps.append(output.logits)
+        torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=0)
+
+
+def accuracy(folder: Path, shots: int) -> float:
+    summary = json.loads((folder / "metrics.json").read_text())["summary"]
+    return next(one["accuracy_mean"] for one in summary if one["shots"] == shots)
+
+
+def test_it_does_better_than_the_majority_on_the_demo_sentences(tmp_path: Path):
+    assert call(["evaluate", "--shots", "0", "4", "--seeds", "2", "--output", str(tmp_path)]) == 0
+    assert accuracy(tmp_path, 4) > 0.6
+
+
+@pytest.mark.sst2
+def test_it_does_on_sst2_what_its_card_says(sst2_folder: Path, tmp_path: Path):
+    pool, data = str(sst2_folder / "train.csv"), str(sst2_folder / "validation.csv")
+    arguments = ["--data", data, "--pool", pool, "--shots", "4", "--seeds", "2", "--output", str(tmp_path)]
+    assert call(["evaluate", *arguments]) == 0
+    card = (MINI / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in card.splitlines() if line.startswith("| SST-2 validation | 4 |"))
+    assert accuracy(tmp_path, 4) == pytest.approx(float(row.split("|")[3]) / 100, abs=0.01)
