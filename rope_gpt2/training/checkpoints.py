@@ -145,6 +145,7 @@ class ExportPretrained(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export, on the first process."""
+        log_dir = trainer.log_dir  # every process must ask: the first one's answer is broadcast
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
@@ -155,6 +156,6 @@ class ExportPretrained(Callback):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             for config in (model.config, model.generation_config):
                 setattr(config, name, getattr(tokenizer, name))
-        folder = Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "pretrained")
+        folder = Path(self.folder or Path(log_dir or trainer.default_root_dir) / "pretrained")
         save_pretrained(model, tokenizer, folder, getattr(torch, self.dtype))
         rank_zero_info(f"Wrote {folder}; evaluate it with: python evaluate.py --checkpoint {folder}")
