@@ -20,6 +20,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from rope_gpt2.model.configuration import RopeGPT2Config
 from rope_gpt2.model.rotary import RopeGPT2RotaryEmbedding, rotate
+from rope_gpt2.model.shared_prefix import EncodedPrefix, encode_prefix, encode_sequences
 
 
 class RopeGPT2Attention(GPT2Attention):
@@ -159,11 +160,36 @@ class RopeGPT2ForCausalLM(RopeGPT2PreTrainedModel, GPT2LMHeadModel):
     The name matters: transformers takes the loss from the ending `ForCausalLM`, and warns at each loss for `LMHeadModel`.
     """
 
+    transformer: RopeGPT2Model
+
     def __init__(self, config: RopeGPT2Config) -> None:
         GPT2PreTrainedModel.__init__(self, config)
         self.transformer = RopeGPT2Model(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.post_init()
+
+    def shares_prefix(self, length: int) -> bool:
+        """Whether `encode_sequences` gives the states of a whole pass, for prefix and sequence of so many tokens together.
+
+        `dynamic` and `longrope` choose their frequencies by the longest position of a pass: the keys of a prefix that was encoded alone
+        differ from those of a whole pass once that exceeds the original context.
+        """
+        if self.config.reorder_and_upcast_attn:
+            return False
+        match self.transformer.rotary.rope_type:
+            case "dynamic":
+                return length <= self.config.n_positions
+            case "longrope":
+                return length <= self.config.rope_parameters["original_max_position_embeddings"]
+        return True
+
+    def encode_prefix(self, prefix_ids: Tensor) -> EncodedPrefix:
+        """[P] token ids → what `encode_sequences` needs of them; see `rope_gpt2.model.shared_prefix`."""
+        return encode_prefix(self.transformer, prefix_ids)
+
+    def encode_sequences(self, prefix: EncodedPrefix, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """[B, L] token ids behind the prefix → [B, K, E] last hidden states at `positions` [B, K], or at all."""
+        return encode_sequences(self.transformer, prefix, ids, positions)
 
 
 AutoModel.register(RopeGPT2Config, RopeGPT2Model)

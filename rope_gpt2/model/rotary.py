@@ -66,6 +66,8 @@ class RopeGPT2RotaryEmbedding(nn.Module):
         """
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float32)
         angles = torch.cat((angles, angles), dim=-1)
+        if self.rope_type == "dynamic":  # transformers would go on with the frequencies of the longest pass so far
+            self.inv_freq, self.max_seq_len_cached = self.original_inv_freq.clone(), self.original_max_seq_len
         return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
 
 
@@ -79,8 +81,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         [B, N, L, H] in the promoted dtype of x and cos (float32 for half-precision x); the caller casts back.
     """
-    rotary_dim = cos.shape[-1]
+    rotary_dim, half = cos.shape[-1], cos.shape[-1] // 2
     turned = x[..., :rotary_dim]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
+    first, second = turned[..., :half], turned[..., half:]
+    if torch.is_grad_enabled():
+        turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
+    else:  # the same to the bit in three passes over memory instead of five; autograd has no use for results written in place
+        turned = turned * cos
+        turned[..., :half] -= second * sin[..., :half]
+        turned[..., half:] += first * sin[..., half:]
     return turned if rotary_dim == x.shape[-1] else torch.cat((turned, x[..., rotary_dim:]), dim=-1)

@@ -224,3 +224,13 @@ def test_importing_the_package_is_enough_for_the_auto_classes(tiny_model, tmp_pa
     code = f"import rope_gpt2, transformers as t; print(type(t.AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})).__name__)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "RopeGPT2ForCausalLM"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rotary_dim", [8, 16])
+def test_rotation_without_gradients_is_the_same_to_the_bit(rotary_dim: int, dtype: torch.dtype):
+    x, angles = torch.randn(2, 3, 5, 16).to(dtype), torch.randn(5, rotary_dim // 2).repeat(1, 2)
+    with torch.no_grad():
+        ours = rotate(x, angles.cos(), angles.sin())
+    theirs = rotate(x, angles.cos(), angles.sin())
+    assert torch.equal(ours, theirs)
