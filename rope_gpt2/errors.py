@@ -1,4 +1,4 @@
-"""The one error that a user causes and can mend: the commands print it as a sentence and exit with code 2."""
+"""Errors that the commands print as a sentence: what a user can mend (exit code 2), and what this package is to blame for (1)."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     A message names the path, and where it can the row and the column, and ends in the remedy.
     """
+
+
+class VerificationError(RuntimeError):
+    """The fast path to a score gave another one than the plain path."""

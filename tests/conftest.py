@@ -6,15 +6,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported: a name that is no folder is refused at once
+
 import pytest
 from running import ROOT, call, fit_arguments
 
 
 @pytest.fixture(autouse=True)
 def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run from the root of the checkout, as a user runs them, and never touch the network."""
+    """Commands run from the root of the checkout, as a user runs them."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")

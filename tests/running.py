@@ -1,7 +1,9 @@
-"""Running the commands in tests."""
+"""Running the commands in tests, and reading what they leave."""
 
 import sys
 from pathlib import Path
+
+import pandas as pd
 
 from rope_gpt2.commands.main import main
 
@@ -30,3 +32,11 @@ def call(arguments: list[str]) -> int:
         return main(arguments)
     finally:
         sys.argv = before
+
+
+def predictions(folder: Path, **settings: int | str) -> pd.DataFrame:
+    """predictions.csv of a folder (or a file), the rows with these settings."""
+    table = pd.read_csv(folder / "predictions.csv" if folder.is_dir() else folder)
+    for name, value in settings.items():
+        table = table[table[name] == value]
+    return table.reset_index(drop=True)

@@ -51,8 +51,8 @@ def test_cached_uncached_and_left_padded_logits_agree(model, tokenizer):
 
 
 def accuracy(folder: Path, shots: int) -> float:
-    summary = json.loads((folder / "metrics.json").read_text())["summary"]
-    return next(one["accuracy_mean"] for one in summary if one["shots"] == shots)
+    summaries = json.loads((folder / "metrics.json").read_text())["summaries"]
+    return next(one["accuracy_mean"] for one in summaries if (one["shots"], one["calibration"]) == (shots, "none"))
 
 
 def test_it_does_better_than_the_majority_on_the_demo_sentences(tmp_path: Path):

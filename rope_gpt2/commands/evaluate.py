@@ -1,67 +1,54 @@
-"""evaluate: few-shot accuracy of a checkpoint on a CSV, through Trainer.predict."""
+"""evaluate: few-shot accuracy of a checkpoint on a CSV, through Trainer.predict: a grid of conditions in one run."""
 
 import argparse
-import hashlib
+import gc
 import logging
-import platform
+import os
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rope_gpt2.commands.manifest import build_manifest, has_bfloat16, record_plan
+from rope_gpt2.commands.parser import Parser
+from rope_gpt2.commands.report import write_report
 from rope_gpt2.errors import InputError
-from rope_gpt2.fewshot.demonstrations import SELECTIONS
-from rope_gpt2.fewshot.metrics import evaluate_cells, summarize
-from rope_gpt2.fewshot.report import (
-    MANIFEST_FILE,
-    METRICS_FILE,
-    PREDICTIONS_FILE,
-    read_predictions,
-    summary_table,
-    write_json,
-    write_metrics,
-    write_predictions,
-)
-from rope_gpt2.fewshot.scoring import MAX_NEW_TOKENS, Prediction
+from rope_gpt2.fewshot.calibration import CALIBRATIONS, allowed_calibrations
+from rope_gpt2.fewshot.conditions import DEMONSTRATION_LABELS, SELECTIONS, expand_grid
+from rope_gpt2.fewshot.content_free import CONTENT_FREE_KINDS
+from rope_gpt2.fewshot.examples import LABELS
+from rope_gpt2.fewshot.pieces import MANIFEST, PARTIAL, Pieces, begin, end, finished_plan, write_json
+from rope_gpt2.fewshot.report import notes, summary_table
+from rope_gpt2.fewshot.run_folder import REVIEWS, read_run, write_reviews, write_scores
+from rope_gpt2.fewshot.scoring import MAX_NEW_TOKENS, SCORINGS
 from rope_gpt2.fewshot.sst2 import resolve_data
 from rope_gpt2.fewshot.template import DEFAULT_TEMPLATE
 from rope_gpt2.model.tokenizer import load_tokenizer
 from rope_gpt2.training.checkpoints import load_checkpoint, random_model
 from rope_gpt2.training.datamodule import SentimentDataModule
-from rope_gpt2.training.module import SCORINGS, FewShotModule
+from rope_gpt2.training.module import FewShotModule
 from rope_gpt2.training.notices import silence_notices
-from rope_gpt2.training.prediction_writer import PredictionWriter
+from rope_gpt2.training.prediction_writer import ScoreWriter
+from rope_gpt2.training.progress import ScoringProgress
 
 PRECISIONS = ("auto", "32-true", "bf16-true", "bf16-mixed")
 MINI, DEMO = "checkpoints/mini", "data/demo.csv"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, where argparse prints its usage first."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see --help")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The options of `evaluate`; every one has a default."""
-    parser = _Parser(
+    parser = Parser(
         prog="evaluate.py",
-        description="Few-shot accuracy of a checkpoint on a CSV of review,sentiment. Prints a table; writes metrics.json, "
-        "predictions.csv and manifest.json.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+        description="Few-shot accuracy of a checkpoint on a CSV of review,sentiment, for every combination of the options that take "
+        "several values. Prints a table; writes scores, metrics and a report into a folder.",
     )
-    add = parser.add_argument
+    add = parser.add_argument_group("model and data").add_argument
     add(
         "--checkpoint",
         default=MINI,
@@ -75,32 +62,66 @@ def build_parser() -> argparse.ArgumentParser:
         help="where demonstrations are drawn from; by default SST-2's training set for sst2, else the "
         "data itself, a review never being among its own demonstrations",
     )
+    add("--tokenizer", metavar="DIR|NAME", help="tokenizer for 'random'; by default that of checkpoints/mini")
+    add("--seed", type=int, default=0, help="of the weights of 'random'")
+    add("--limit", type=int, default=0, metavar="N", help="classify the first N reviews only; 0 for all")
+
+    add = parser.add_argument_group("grid").add_argument
     add("--shots", type=int, nargs="+", default=[0, 4, 16], metavar="N", help="demonstrations in a prompt")
     add("--seeds", type=int, default=5, metavar="N", help="demonstration seeds, 0 up to N")
-    add("--selection", choices=SELECTIONS, default="balanced", help="labels of the demonstrations: equal counts, or as drawn")
+    add("--orders", default="1", metavar="N|all", help="orders of each draw of demonstrations; all: every order, 24 at most")
+    add(
+        "--demonstration-labels",
+        nargs="+",
+        choices=DEMONSTRATION_LABELS,
+        default=["gold"],
+        help="labels that the demonstrations show; random, flipped and none are controls",
+    )
+    add("--selection", nargs="+", choices=SELECTIONS, default=["balanced"], help="equal label counts, as drawn, or nearest by TF-IDF")
+    add("--template", nargs="+", default=[DEFAULT_TEMPLATE.replace("\n", "\\n")], help="layout with {text} and {label}; \\n is a line end")
+    add(
+        "--label-words",
+        nargs=2,
+        action="append",
+        metavar=("NEGATIVE", "POSITIVE"),
+        help="the words for the labels; may be given several times (default: negative positive)",
+    )
+
+    add = parser.add_argument_group("scoring").add_argument
     add(
         "--scoring",
         choices=SCORINGS,
         default="likelihood",
-        help="compare the label words' likelihoods, or generate greedily and look for a label word",
+        help="compare the label words' likelihoods, or the review's given each label word (noisy channel), or generate greedily and look "
+        "for a label word",
     )
-    add("--template", default=DEFAULT_TEMPLATE.replace("\n", "\\n"), help="layout with {text} and {label}; \\n is a line end")
     add(
-        "--label-words",
-        nargs=2,
-        default=["negative", "positive"],
-        metavar=("NEGATIVE", "POSITIVE"),
-        help="the words for the labels",
+        "--calibration",
+        nargs="+",
+        choices=CALIBRATIONS,
+        default=argparse.SUPPRESS,
+        help="calibrations in the report, by default all that the scoring allows; contextual, domain and pmi score content-free inputs too",
     )
-    add("--tokenizer", metavar="DIR|NAME", help="tokenizer for 'random'; by default that of checkpoints/mini")
     add("--max-length", type=int, metavar="N", help="tokens in a prompt at most; by default the model's n_positions")
     add("--trim-queries", action="store_true", help="cut the end of a review that exceeds the context alone, instead of refusing it")
-    add("--limit", type=int, default=0, metavar="N", help="classify the first N reviews only; 0 for all")
-    add("--batch-size", type=int, default=64, metavar="N", help="prompts in a batch")
-    add("--precision", choices=PRECISIONS, default="auto", help="auto: float32 on a CPU, bfloat16 on a GPU that has it")
+    add(
+        "--verify",
+        type=int,
+        nargs="?",
+        const=64,
+        default=0,
+        metavar="N",
+        help="score about N prompts (64 without a number) by the plain path as well, each alone, and stop at a difference",
+    )
+
+    add = parser.add_argument_group("running").add_argument
+    add("--batch-tokens", type=int, default=0, metavar="N", help="tokens in a batch at most; 0 for what suits the device")
+    add("--precision", choices=PRECISIONS, default="auto", help="auto: bfloat16 where the device computes with it, else float32")
     add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to run")
-    add("--seed", type=int, default=0, help="of the weights of 'random'")
-    add("--output", default="results", metavar="DIR", help="folder for the files; earlier ones of the same names are replaced")
+    add("--devices", type=int, default=1, metavar="N", help="processes, each with a GPU of its own on GPUs")
+    add("--output", default="results", metavar="DIR", help="folder for the files; those of an earlier run are replaced at the end")
+    add("--report", action=argparse.BooleanOptionalAction, default=True, help="write report.html and plots; later: rope-gpt2 report DIR")
+    add("--resume", action="store_true", help="go on with an interrupted run in --output; begins one where there is none")
     return parser
 
 
@@ -112,52 +133,40 @@ def evaluate(arguments: Sequence[str]) -> int:
     """
     started = time.perf_counter()
     options = build_parser().parse_args(list(arguments))
-    output = Path(options.output)
+    output, allowed = Path(options.output), allowed_calibrations(options.scoring)
+    options.calibration = getattr(options, "calibration", None) or list(allowed)
+    if refused := sorted(set(options.calibration) - set(allowed)):
+        raise InputError(f"--calibration {refused[0]}: --scoring {options.scoring} allows {', '.join(allowed)} alone; choose among them")
     _check(options, output)
+    if options.devices > 1:  # the processes that DDP starts repeat the command line
+        sys.argv = [sys.argv[0], *([] if sys.argv[0].endswith("evaluate.py") else ["evaluate"]), *arguments]
     silence_notices(logging.WARNING)
+    gc.freeze()  # what the imports made stays: collections no longer walk through it, a quarter of a second each
     model, tokenizer = _load(options)
     data, files = _build_data(options, tokenizer, model)
-    trainer = _build_trainer(options, output)
-    trainer.predict(FewShotModule(model, options.scoring), data, return_predictions=False)
-    if not trainer.is_global_zero:
-        return 0
-    predictions = repeat_zero_shot(read_predictions(output / PREDICTIONS_FILE), options.seeds)
-    write_predictions(predictions, output / PREDICTIONS_FILE)
-    cells, summaries = evaluate_cells(predictions), summarize(predictions)
-    write_metrics(cells, summaries, output / METRICS_FILE)
-    seconds = time.perf_counter() - started
-    write_json(_manifest(options, arguments, files, trainer, data, seconds), output / MANIFEST_FILE)
-
-    console = Console()
-    console.print(summary_table(summaries, f"{options.checkpoint} on {options.data}, {options.scoring}"))
-    for note in data.notes():
-        console.print(note, soft_wrap=True)
-    if any(cell.uncertain for cell in cells):
-        console.print(
-            f"{sum(cell.uncertain * cell.n for cell in cells):.0f} answers named neither label and count as wrong.", soft_wrap=True
-        )
-    console.print(
-        f"{len(predictions)} predictions in {seconds:.1f} s; {METRICS_FILE}, {PREDICTIONS_FILE}, {MANIFEST_FILE} in {output}",
-        soft_wrap=True,
-    )
+    accelerator, precision = choose_device(options.device, options.precision)
+    plan = data.plan_prompts("predict")
+    plan.check()  # bad input ends here, before anything is written
+    recorded = record_plan(options, plan, files, accelerator, precision)
+    if options.resume and finished_plan(output) == recorded:
+        print(f"--resume: the run in {output} is complete; nothing is scored again", file=sys.stderr)
+    elif not _score(options, arguments, model, data, recorded, started):
+        return 0  # a process beside the first
+    _report(options, output, time.perf_counter() - started)
     return 0
 
 
-def repeat_zero_shot(predictions: Sequence[Prediction], seeds: int) -> list[Prediction]:
-    """Without demonstrations the prompts of all seeds are the same: they are scored once, and stand here for every seed."""
-    repeated = [prediction for prediction in predictions if prediction.shots]
-    zero_shot = [prediction for prediction in predictions if not prediction.shots]
-    return [prediction._replace(seed=seed) for seed in range(seeds) for prediction in zero_shot] + repeated
-
-
 def _check(options: argparse.Namespace, output: Path) -> None:
-    for name in ("seeds", "batch_size"):
+    for name in ("seeds", "devices"):
         if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}; give a larger number")
-    if options.limit < 0:
-        raise InputError(f"--limit must be 0 (all) or more, got {options.limit}; give another number")
-    if options.device == "gpu" and not torch.cuda.is_available():
-        raise InputError("--device gpu: this machine has no GPU that torch can use; take --device cpu, or install torch with CUDA")
+            raise InputError(f"--{name} must be at least 1, got {getattr(options, name)}; give a larger number")
+    for name in ("limit", "verify", "batch_tokens"):
+        if getattr(options, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(options, name)}; give another number")
+    if options.orders != "all" and not (options.orders.isdecimal() and int(options.orders) >= 1):
+        raise InputError(f"--orders must be a number from 1 on, or all, got {options.orders!r}; give another one")
+    if options.scoring == "generate" and options.verify:
+        raise InputError("--verify compares scores, and --scoring generate makes texts; leave one of them out")
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output}: is a file; give a folder")
 
@@ -177,18 +186,24 @@ def _build_data(
     data = SentimentDataModule(
         predict=str(files["data"]),
         pool=str(files["pool"]),
-        shots=options.shots,
-        seeds=options.seeds,
-        selection=options.selection,
-        template=options.template.replace("\\n", "\n"),
-        label_words=options.label_words,
         max_length=_context(options, model),
-        eval_batch_size=options.batch_size,
+        eval_batch_tokens=options.batch_tokens,
         limit=options.limit,
         trim_queries=options.trim_queries,
     )
     data.tokenizer = tokenizer
-    data.prepare_prompts("predict")  # bad input ends here, before anything is written
+    data.processes = options.devices
+    data.channel = options.scoring == "channel"
+    data.content_free_kinds = tuple(kind for kind in CONTENT_FREE_KINDS if kind in options.calibration)
+    data.conditions = expand_grid(
+        options.shots,
+        options.seeds,
+        options.orders,
+        options.demonstration_labels,
+        options.selection,
+        [template.replace("\\n", "\n") for template in options.template],
+        options.label_words or [LABELS],
+    )
     return data, files
 
 
@@ -201,59 +216,68 @@ def _context(options: argparse.Namespace, model: PreTrainedModel) -> int:
     return int(length) - (MAX_NEW_TOKENS - 1 if options.scoring == "generate" else 0)
 
 
-def _build_trainer(options: argparse.Namespace, output: Path) -> L.Trainer:
-    accelerator = options.device if options.device != "auto" else ("gpu" if torch.cuda.is_available() else "cpu")
-    precision = options.precision
+def choose_device(device: str, precision: str) -> tuple[str, str]:
+    """(accelerator, precision) of Lightning's Trainer: auto takes a GPU where there is one, and bfloat16 where it is computed with.
+
+    Raises:
+        InputError: if a GPU was asked for and there is none.
+    """
+    if device == "gpu" and not torch.cuda.is_available():
+        raise InputError("--device gpu: this machine has no GPU that torch can use; take --device cpu, or install torch with CUDA")
+    accelerator = device if device != "auto" else ("gpu" if torch.cuda.is_available() else "cpu")
     if precision == "auto":
-        precision = "bf16-true" if accelerator == "gpu" and torch.cuda.is_bf16_supported() else "32-true"
-    callbacks: list[Any] = [PredictionWriter(str(output / PREDICTIONS_FILE))]
-    interactive = sys.stderr.isatty()
-    if interactive:
-        callbacks.append(RichProgressBar(leave=False))
-    return L.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,
-        callbacks=callbacks,
+        on_cpu = torch.backends.mkldnn.is_available() and has_bfloat16()
+        precision = "bf16-true" if (torch.cuda.is_bf16_supported() if accelerator == "gpu" else on_cpu) else "32-true"
+    return accelerator, precision
+
+
+def _score(
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    model: PreTrainedModel,
+    data: SentimentDataModule,
+    recorded: dict[str, Any],
+    started: float,
+) -> bool:
+    """Score what is not scored yet and write the run's folder; False on the processes beside the first."""
+    output, plan = Path(options.output), data.plan_prompts("predict")
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    pieces = begin(output, recorded, options.resume) if is_first else Pieces(output / PARTIAL)
+    data.is_done = pieces.is_done
+    module = FewShotModule(model, options.scoring, verify_every=-(-plan.num_prompts // options.verify) if options.verify else 0)
+    trainer = L.Trainer(
+        accelerator=recorded["accelerator"],
+        devices=options.devices,
+        strategy="ddp" if options.devices > 1 else "auto",
+        precision=recorded["precision"],
+        callbacks=[ScoreWriter(pieces), *([ScoringProgress(plan.num_prompts // options.devices)] if sys.stderr.isatty() else [])],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=interactive,
+        enable_progress_bar=False,
     )
+    trainer.predict(module, data, return_predictions=False)
+    trainer.strategy.barrier("all scored")
+    if not trainer.is_global_zero:
+        return False
+    if options.verify:
+        difference = f"{module.largest_difference:.1e} nats"
+        print(f"--verify: {module.verified} prompts by both paths, largest difference {difference}", file=sys.stderr)
+    write_reviews(plan.queries, output / REVIEWS)
+    demonstrations = [sampler.shared for sampler in plan.samplers]
+    write_scores(output, pieces, plan.num_windows, plan.conditions, demonstrations, plan.content_free, options.scoring == "generate")
+    write_json(build_manifest(options, arguments, recorded, time.perf_counter() - started), output / MANIFEST)
+    end(output)
+    return True
 
 
-def _manifest(
-    options: argparse.Namespace,
-    arguments: Sequence[str],
-    files: dict[str, Path],
-    trainer: L.Trainer,
-    data: SentimentDataModule,
-    seconds: float,
-) -> dict[str, Any]:
-    """What one needs to run it again: versions, command, seeds, file hashes, device, precision, time."""
-    packages = ("rope-gpt2", "torch", "lightning", "transformers", "tokenizers", "numpy")
-    hashed: dict[str, dict[str, Any]] = {name: {"path": str(path), "sha256": _sha256(path)} for name, path in files.items()}
-    checkpoint = Path(options.checkpoint)
-    if options.checkpoint != "random" and checkpoint.exists():
-        members = [checkpoint] if checkpoint.is_file() else sorted(path for path in checkpoint.iterdir() if path.is_file())
-        hashed["checkpoint"] = {"path": str(checkpoint), "sha256": {path.name: _sha256(path) for path in members}}
-    device = torch.cuda.get_device_name() if trainer.strategy.root_device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "command": ["evaluate.py", *arguments],
-        "options": vars(options),
-        "demonstration_seeds": list(range(options.seeds)),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "files": hashed,
-        "device": {"type": trainer.strategy.root_device.type, "name": device, "threads": torch.get_num_threads()},
-        "precision": str(trainer.precision),
-        "prompts_with_dropped_demonstrations": data.prompts_dropped,
-        "demonstrations_dropped": data.demonstrations_dropped,
-        "prompts_trimmed": data.prompts_trimmed,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
-    }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _report(options: argparse.Namespace, output: Path, seconds: float) -> None:
+    run = read_run(output)
+    metrics = write_report(run, options.calibration, pages=options.report)
+    console = Console()
+    console.print(summary_table(metrics, f"{options.checkpoint} on {options.data}, {options.scoring}"))
+    for note in notes(metrics, run.scores.conditions):
+        console.print(note, soft_wrap=True)
+    prompts = metrics.n * len(run.scores.conditions)
+    page = " and report.html" if options.report else ""
+    console.print(f"{prompts} predictions in {seconds:.1f} s; scores, metrics{page} in {output}", soft_wrap=True)

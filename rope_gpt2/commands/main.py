@@ -4,16 +4,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rope_gpt2.errors import InputError
+from rope_gpt2.errors import InputError, VerificationError
 
 COMMANDS = {
     "fit": "train on episodes from a CSV",
     "validate": "few-shot accuracy on the validation examples",
     "test": "few-shot accuracy on the test examples",
     "predict": "write predictions.csv",
-    "evaluate": "few-shot accuracy of a checkpoint: shots x seeds, with intervals",
+    "evaluate": "few-shot accuracy of a checkpoint over a grid of conditions, with intervals and controls",
+    "report": "metrics and report of a run of evaluate, computed again without the model",
+    "compare": "is one run of evaluate better than another, on the same reviews",
 }
-EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def usage() -> str:
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command and its options; `train` before fit, validate, test or predict is allowed.
 
     Returns:
-        Exit code: 0; 2 for bad input, after one sentence on standard error; 130 when interrupted.
+        Exit code: 0; 1 where --verify found a difference; 2 for bad input, after one sentence on standard error; 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -41,6 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from rope_gpt2.commands.evaluate import evaluate
 
             return evaluate(arguments[1:])
+        if arguments[0] == "report":
+            from rope_gpt2.commands.report import report
+
+            return report(arguments[1:])
+        if arguments[0] == "compare":
+            from rope_gpt2.commands.compare import compare
+
+            return compare(arguments[1:])
         if arguments[0] == "train" or arguments[0] in COMMANDS:
             from rope_gpt2.commands.train import train
 
@@ -49,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
+    except VerificationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

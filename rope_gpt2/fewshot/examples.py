@@ -2,6 +2,7 @@
 
 import csv
 import html
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -42,36 +43,61 @@ def strip_html(text: str) -> str:
     return " ".join(html.unescape(_TAG.sub(" ", text)).split())
 
 
-def read_examples(path: str | Path, clean_html: bool | None = None) -> list[Example]:
-    """Read every example of a CSV.
+class ExampleFile:
+    """The examples of a CSV, checked whole at once and read again, one at a time, by every iteration: memory stays flat.
 
     Args:
         path: UTF-8 CSV with a header that names `review` and `sentiment`; other columns are ignored.
         clean_html: remove HTML tags; None: only in a file where some review has them.
-
-    Returns:
-        The examples in the order of the file.
+        limit: the first examples only, this many; 0 for all. All rows are checked.
+        keep: hold the examples in memory instead of reading them again.
 
     Raises:
         InputError: for a file that cannot be read as described, with path, row, column and remedy.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file; give the path of a CSV with the columns review,sentiment")
-    if not path.is_file():
-        raise InputError(f"{path}: is a folder, not a file; give the path of a CSV with the columns review,sentiment")
-    try:
-        examples = list(_parse(path))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}, line {_first_undecodable_line(path)}: not UTF-8; save the file as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    if not examples:
-        raise InputError(f"{path}: has a header and no rows; add at least one review with its sentiment")
-    if clean_html or (clean_html is None and any(_TAG.search(example.review) for example in examples)):
-        examples = [replace(example, review=strip_html(example.review)) for example in examples]
-        _refuse_empty(path, examples)
-    return examples
+
+    def __init__(self, path: str | Path, clean_html: bool | None = None, limit: int = 0, keep: bool = False) -> None:
+        self.path = Path(path)
+        self._kept: list[Example] | None = None
+        if not self.path.exists():
+            raise InputError(f"{path}: no such file; give the path of a CSV with the columns review,sentiment")
+        if not self.path.is_file():
+            raise InputError(f"{path}: is a folder, not a file; give the path of a CSV with the columns review,sentiment")
+        rows, tagged, kept = 0, False, []
+        for example in self._read():
+            rows += 1
+            tagged = tagged or _TAG.search(example.review) is not None
+            if keep and (not limit or rows <= limit):
+                kept.append(example)
+        if not rows:
+            raise InputError(f"{path}: has a header and no rows; add at least one review with its sentiment")
+        self._clean = tagged if clean_html is None else clean_html
+        self._rows = rows
+        if self._clean:
+            for example in self:
+                _refuse_empty(self.path, example)
+        self._rows = min(rows, limit) if limit else rows
+        self._kept = kept if keep else None
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __iter__(self) -> Iterator[Example]:
+        for example in itertools.islice(self._read() if self._kept is None else self._kept, self._rows):
+            yield replace(example, review=strip_html(example.review)) if self._clean else example
+
+    def _read(self) -> Iterator[Example]:
+        try:
+            yield from _parse(self.path)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.path}, line {_first_undecodable_line(self.path)}: not UTF-8; save the file as UTF-8") from error
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def read_examples(path: str | Path, clean_html: bool | None = None) -> list[Example]:
+    """Every example of a CSV, in the order of the file, read once; see `ExampleFile`."""
+    return list(ExampleFile(path, clean_html, keep=True))
 
 
 def _parse(path: Path) -> Iterator[Example]:
@@ -98,7 +124,7 @@ def _parse(path: Path) -> Iterator[Example]:
                         f"{path}, row {row} (line {start}), column sentiment: unknown label {_shorten(fields[sentiment_column])!r}; "
                         f"write {' or '.join(LABELS)}"
                     )
-                _refuse_empty(path, (example,))
+                _refuse_empty(path, example)
                 start = reader.line_num + 1
                 yield example
         except csv.Error as error:
@@ -114,10 +140,9 @@ def _find_columns(path: Path, header: Sequence[str]) -> tuple[int, int]:
     return names.index("review"), names.index("sentiment")
 
 
-def _refuse_empty(path: Path, examples: Sequence[Example]) -> None:
-    for example in examples:
-        if not example.review.strip():
-            raise InputError(f"{path}, row {example.row}, column review: empty review; write its text or delete the row")
+def _refuse_empty(path: Path, example: Example) -> None:
+    if not example.review.strip():
+        raise InputError(f"{path}, row {example.row}, column review: empty review; write its text or delete the row")
 
 
 def _first_undecodable_line(path: Path) -> int:

@@ -1,78 +1,64 @@
-"""Cells and summaries → files and a table. Every file is written beside its place and renamed: never half there."""
+"""Metrics → what the terminal shows: a table and the sentences below it."""
 
-import csv
-import dataclasses
-import json
-import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TextIO
 
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
-from rope_gpt2.fewshot.metrics import Cell, Summary
-from rope_gpt2.fewshot.scoring import Prediction, prediction_from_row
+from rope_gpt2.fewshot.metrics import Metrics, Summary
+from rope_gpt2.fewshot.scores import ScoredCondition
 
-METRICS_FILE, PREDICTIONS_FILE, MANIFEST_FILE = "metrics.json", "predictions.csv", "manifest.json"
-
-
-def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """predictions.csv: one line a prediction, log-probabilities in nats."""
-
-    def write(file: TextIO) -> None:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Prediction._fields)
-        writer.writerows(predictions)
-
-    _write_whole(path, write)
+# a column for each setting in which summaries differ
+_SETTINGS = {
+    "demonstration_labels": "labels",
+    "selection": "selection",
+    "template": "template",
+    "label_words": "label words",
+    "calibration": "calibration",
+}
 
 
-def write_metrics(cells: Sequence[Cell], summaries: Sequence[Summary], path: Path) -> None:
-    """metrics.json: `cells` (one for every shots × seed) and `summary` (one for every shots); accuracies are fractions in [0, 1]."""
-    content = {
-        "cells": [dataclasses.asdict(cell) for cell in cells],
-        "summary": [dataclasses.asdict(summary) for summary in summaries],
-    }
-    write_json(content, path)
+def summary_table(metrics: Metrics, title: str, calibration: str | None = "none") -> Table:
+    """Accuracy by setting.
 
-
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Indented JSON with a line end."""
-    _write_whole(path, lambda file: file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
-
-
-def summary_table(summaries: Sequence[Summary], title: str) -> Table:
-    """The table that `evaluate` prints."""
-    table = Table(title=title, title_justify="left")
-    for column in ("shots", "accuracy %", "std over seeds", "95 % interval", "majority %", "n", "seeds"):
-        table.add_column(column, justify="right")
-    for summary in summaries:
-        table.add_row(
-            str(summary.shots),
-            f"{100 * summary.accuracy_mean:.1f}",
-            f"{100 * summary.accuracy_std:.1f}" if summary.shots and summary.seeds > 1 else "-",
-            f"{100 * summary.ci95[0]:.1f} to {100 * summary.ci95[1]:.1f}",
-            f"{100 * summary.majority_baseline:.1f}",
-            str(summary.n),
-            str(summary.seeds),
-        )
+    Args:
+        metrics: of a run.
+        title: above the table.
+        calibration: rows of this one where there are any, else of all; None for all.
+    """
+    summaries = [summary for summary in metrics.summaries if summary.calibration == calibration] or list(metrics.summaries)
+    shown = [name for name in _SETTINGS if len({getattr(summary, name) for summary in summaries}) > 1]
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("shots", *(_SETTINGS[name] for name in shown)):
+        table.add_column(column, justify="right" if column == "shots" else "left", no_wrap=column != "template")
+    for column in ("accuracy %", "std", "95 % interval", "majority %", "n", "seeds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for summary in sorted(summaries, key=lambda summary: summary.shots):
+        settings = [escape(str(getattr(summary, name)).replace("\n", "\\n")) for name in shown]
+        table.add_row(str(summary.shots), *settings, *_figures(summary))
     return table
 
 
-def _write_whole(path: Path, write: Any) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            write(file)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def _figures(summary: Summary) -> tuple[str, ...]:
+    return (
+        f"{100 * summary.accuracy_mean:.1f}",
+        f"{100 * summary.accuracy_std:.1f}" if summary.seeds > 1 else "-",
+        f"{100 * summary.ci95[0]:.1f} to {100 * summary.ci95[1]:.1f}",
+        f"{100 * summary.majority_baseline:.1f}",
+        str(summary.n),
+        str(summary.seeds),
+    )
 
 
-def read_predictions(path: Path) -> list[Prediction]:
-    """What `write_predictions` wrote."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [prediction_from_row(row) for row in csv.DictReader(file)]
+def notes(metrics: Metrics, conditions: Sequence[ScoredCondition]) -> list[str]:
+    """What was left out of the prompts and what the controls say, a sentence each."""
+    sentences = []
+    if dropped := sum(scored.prompts_dropped for scored in conditions):
+        demonstrations = sum(scored.demonstrations_dropped for scored in conditions)
+        sentences.append(f"{dropped} prompts exceeded the context: their {demonstrations} oldest demonstrations were dropped.")
+    if trimmed := sum(scored.prompts_trimmed for scored in conditions):
+        sentences.append(f"{trimmed} prompts exceeded the context alone: their reviews were cut at the end.")
+    if uncertain := sum(round(cell.uncertain * cell.n) for cell in metrics.cells if cell.calibration == "none"):
+        sentences.append(f"{uncertain} answers named neither label and count as wrong.")
+    return [*sentences, metrics.verdict]

@@ -51,5 +51,36 @@ class Template:
         return self.query(review) + self.label_space + label_word
 
     def query(self, review: str) -> str:
-        """The review to be judged, up to the place where the label word follows."""
-        return self.before + " ".join(review.split()) + self.between
+        """The review to be judged, up to the place where the label word follows; with no review, the layout around it."""
+        return self.unlabelled(review) + self.between
+
+    def unlabelled(self, review: str) -> str:
+        """A review alone, as a demonstration without its label stands in a prompt."""
+        return (self.before + " ".join(review.split())).rstrip(" ")
+
+    @property
+    def premise(self) -> str:
+        """What asks for the label, without any review: the domain premise of PMI scoring (Holtzman et al. 2021, section 3).
+
+        >>> Template().premise
+        'Sentiment:'
+        """
+        return self.between.lstrip() or self.between
+
+    def channel_demonstration(self, review: str, label_word: str) -> str:
+        """One labelled example with the label first, for the noisy channel (Min et al. 2021): the two parts change places.
+
+        >>> Template().channel_demonstration("Dull.", "negative")
+        'Sentiment: negative\\nReview: Dull.'
+        """
+        return self.channel_query(label_word) + self.channel_review(review)
+
+    def channel_query(self, label_word: str) -> str:
+        """The label, up to the place where the review follows."""
+        stem = self.between.lstrip()
+        joint = self.between[: len(self.between) - len(stem)] or "\n"
+        return stem + self.label_space + label_word + (joint + self.before).rstrip(" ")
+
+    def channel_review(self, review: str) -> str:
+        """The review as it follows `channel_query`; the space before it belongs to its first word."""
+        return " " + " ".join(review.split())

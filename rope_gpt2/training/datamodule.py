@@ -1,5 +1,6 @@
 """SentimentDataModule: training episodes and few-shot prompts from CSVs of `review,sentiment`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,22 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from rope_gpt2.errors import InputError
-from rope_gpt2.fewshot.batches import PromptBatch, group_prompts
-from rope_gpt2.fewshot.demonstrations import Condition, DemonstrationSampler
+from rope_gpt2.fewshot.batches import Item, PromptBatch
+from rope_gpt2.fewshot.conditions import expand_grid
+from rope_gpt2.fewshot.content_free import content_free_inputs
+from rope_gpt2.fewshot.demonstrations import DemonstrationSampler, Pool
 from rope_gpt2.fewshot.episodes import Episodes
-from rope_gpt2.fewshot.examples import Example, read_examples
-from rope_gpt2.fewshot.prompts import Prompt, PromptBuilder
+from rope_gpt2.fewshot.examples import Example, ExampleFile, read_examples
+from rope_gpt2.fewshot.prompts import PromptBuilder
 from rope_gpt2.fewshot.splits import drop_same_texts, hold_out
 from rope_gpt2.fewshot.sst2 import resolve_data
 from rope_gpt2.fewshot.template import DEFAULT_TEMPLATE, Template
 from rope_gpt2.fewshot.verbalizer import Verbalizer
 from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json, tokenizer_to_json, train_tokenizer
-from rope_gpt2.training.loaders import EpisodeLoader, PromptBatches
+from rope_gpt2.training.loaders import EpisodeLoader, PromptBatches, PromptPlan
+
+WINDOW_ROWS = 2048  # queries that are tokenized, sorted by length and written to disk together
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65_536
 
 
 class SentimentDataModule(L.LightningDataModule):
@@ -37,11 +43,13 @@ class SentimentDataModule(L.LightningDataModule):
         max_length: tokens in an episode, and in a prompt with its label word; None for the model's n_positions.
         shots: numbers of demonstrations in a prompt.
         seeds: how many demonstration seeds, 0 up to this number.
-        selection: "balanced" or "random" demonstrations.
+        orders: how many orders of each draw of demonstrations.
+        demonstration_labels: labels that the demonstrations show: "gold", "random", "flipped" or "none".
+        selection: "balanced", "random" or "similar" demonstrations.
         template: layout with {text} and {label}.
         label_words: words for negative and positive.
         batch_size: episodes in a training step, on each device.
-        eval_batch_size: prompts in a batch, on each device.
+        eval_batch_tokens: tokens of queries in a batch of prompts, on each device; 0 for what suits the device.
         order_seed: of the order of training examples and of the held-out reviews.
         limit: score the first reviews only, this many; 0 for all.
         clean_html: remove HTML tags; None: in files that have them.
@@ -61,11 +69,13 @@ class SentimentDataModule(L.LightningDataModule):
         max_length: int | None = None,
         shots: list[int] | int = 4,
         seeds: int = 1,
+        orders: int = 1,
+        demonstration_labels: str = "gold",
         selection: str = "balanced",
         template: str = DEFAULT_TEMPLATE,
         label_words: list[str] | None = None,
         batch_size: int = 16,
-        eval_batch_size: int = 64,
+        eval_batch_tokens: int = 0,
         order_seed: int = 0,
         limit: int = 0,
         clean_html: bool | None = None,
@@ -76,27 +86,34 @@ class SentimentDataModule(L.LightningDataModule):
         self.holdout, self.tokenizer_name, self.normalize, self.max_length = holdout, tokenizer, normalize, max_length
         self.template = Template(template)
         self.verbalizer = Verbalizer() if label_words is None else Verbalizer(tuple(label_words))
-        for name, value in (("seeds", seeds), ("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}; give a larger number")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}; give a larger number")
+        if eval_batch_tokens < 0:
+            raise InputError(f"eval_batch_tokens must be 0 (chosen by the device) or more, got {eval_batch_tokens}; give another number")
         all_shots = [shots] if isinstance(shots, int) else shots
-        # without demonstrations the prompts of all seeds are the same
-        self.conditions = [Condition(count, seed, selection) for count in dict.fromkeys(all_shots) for seed in range(seeds if count else 1)]
-        self.batch_size, self.eval_batch_size, self.order_seed, self.limit = batch_size, eval_batch_size, order_seed, limit
+        words = self.verbalizer.words
+        self.conditions = expand_grid(all_shots, seeds, orders, [demonstration_labels], [selection], [template], [words])
+        self.content_free_kinds: tuple[str, ...] = ()
+        self.channel = False
+        self.processes: int | None = None  # where prompts are planned before there is a trainer
+        self.is_done: Callable[[Item], bool] | None = None
+        self.batch_size, self.eval_batch_tokens, self.order_seed, self.limit = batch_size, eval_batch_tokens, order_seed, limit
         self.clean_html, self.trim_queries = clean_html, trim_queries
         self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.prompts_dropped = self.prompts_trimmed = self.demonstrations_dropped = 0
-        self._prompts: dict[str, list[Prompt]] = {}
+        self._plan: tuple[str, PromptPlan] | None = None
         self._files: dict[Path, list[Example]] = {}
+        self._queries: dict[Path, ExampleFile] = {}
 
     # Files
 
     def prepare_data(self) -> None:
         """Fetch what is missing and read every file that this stage needs, so that bad input ends the run before it writes."""
         stage = "fit" if self.trainer is None or self.trainer.state.fn is None else self.trainer.state.fn.value
+        if self._plan is not None and self._plan[0] == stage:
+            return
         if stage == "fit":
             self._training_split()
-        pool = self._prompt_files(stage)[3]
+        pool = Pool(self._prompt_files(stage)[3])
         for condition in self.conditions:
             DemonstrationSampler(pool, condition)
 
@@ -137,11 +154,6 @@ class SentimentDataModule(L.LightningDataModule):
         """Prompts of the examples to predict."""
         return self._prompt_loader("predict")
 
-    @property
-    def label_token_ids(self) -> tuple[tuple[int, ...], ...]:
-        """Token ids of the label words."""
-        return self.verbalizer.token_ids(self._make_tokenizer(), self.template)
-
     def _read(self, name: str, split: str) -> tuple[Path, list[Example]]:
         path = resolve_data(name, split)
         if path not in self._files:
@@ -166,10 +178,13 @@ class SentimentDataModule(L.LightningDataModule):
             examples, held_out = hold_out(examples, self.holdout, self.order_seed)
         return examples, held_out
 
-    def _prompt_files(self, stage: str) -> tuple[Path | None, list[Example], Path | None, list[Example]]:
+    def _prompt_files(self, stage: str) -> tuple[Path | None, "list[Example] | ExampleFile", Path | None, list[Example]]:
         """(query file, queries, pool file, pool); a file is None for a split of the training file."""
         options = self.options
         query_file: Path | None = None
+        queries: list[Example] | ExampleFile
+        pool: list[Example] = []  # where nothing is drawn from it
+        pool_file: Path | None = None
         if stage in ("fit", "validate"):
             if options["validation"] is None:
                 queries = self._training_split()[1]
@@ -177,12 +192,16 @@ class SentimentDataModule(L.LightningDataModule):
                 query_file, queries = self._read(options["validation"], "validation")
         else:
             name = (options["predict"] if stage == "predict" else None) or options["test"] or "sst2"
-            query_file, queries = self._read(name, "validation")
-        if options["pool"] is not None:
-            pool_file, pool = self._read(options["pool"], "train")
-        else:
-            pool_file, pool = None, self._training_split()[0]
-        return query_file, queries[: self.limit or None], pool_file, pool
+            query_file = resolve_data(name, "validation")
+            if query_file not in self._queries:
+                self._queries[query_file] = ExampleFile(query_file, self.clean_html, self.limit)
+            queries = self._queries[query_file]
+        if any(condition.shots for condition in self.conditions) or "domain" in self.content_free_kinds:
+            if options["pool"] is not None:
+                pool_file, pool = self._read(options["pool"], "train")
+            else:
+                pool = self._training_split()[0]
+        return query_file, queries if isinstance(queries, ExampleFile) else queries[: self.limit or None], pool_file, pool
 
     def _make_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
@@ -215,45 +234,43 @@ class SentimentDataModule(L.LightningDataModule):
             return self.max_length
         return int(self.trainer.lightning_module.hparams["n_positions"]) if self.trainer is not None else 1024
 
-    def build_prompts(self, stage: str) -> list[Prompt]:
-        """The prompts of every condition, in the order of conditions and rows."""
-        query_file, queries, pool_file, pool = self._prompt_files(stage)
+    def plan_prompts(self, stage: str) -> PromptPlan:
+        """What a stage scores; demonstrations are drawn, queries are read as they are needed."""
+        if self._plan is not None and self._plan[0] == stage:
+            return self._plan[1]
+        query_file, queries, pool_file, examples = self._prompt_files(stage)
         tokenizer, context = self._make_tokenizer(), self._context()
-        from_pool = query_file is not None and pool_file is not None and query_file.resolve() == pool_file.resolve()
-        prompts: list[Prompt] = []
+        pool = Pool(examples)
+        builders: dict[tuple[str, tuple[str, ...]], PromptBuilder] = {}
+        alone, later = any(not condition.shots for condition in self.conditions), any(condition.shots for condition in self.conditions)
         for condition in self.conditions:
-            sampler = DemonstrationSampler(pool, condition)
-            builder = PromptBuilder(tokenizer, self.template, self.verbalizer, sampler, context, from_pool, self.trim_queries)
-            prompts += [builder.build(query) for query in queries]
-        self.prompts_dropped = sum(prompt.dropped > 0 for prompt in prompts)
-        self.demonstrations_dropped = sum(prompt.dropped for prompt in prompts)
-        self.prompts_trimmed = sum(prompt.trimmed for prompt in prompts)
-        return prompts
-
-    def prepare_prompts(self, stage: str) -> None:
-        """Build the prompts of a stage before its loader asks for them, so that a review that cannot fit is refused early."""
-        self._prompts[stage] = self.build_prompts(stage)
-
-    def notes(self) -> list[str]:
-        """What was left out of the prompts, a sentence each."""
-        notes = []
-        if self.prompts_dropped:
-            notes.append(
-                f"{self.prompts_dropped} prompts exceeded {self._context()} tokens: their {self.demonstrations_dropped} oldest "
-                "demonstrations were dropped."
-            )
-        if self.prompts_trimmed:
-            notes.append(f"{self.prompts_trimmed} prompts exceeded {self._context()} tokens alone: their reviews were cut at the end.")
-        return notes
+            layout = (condition.template, condition.label_words)
+            if layout not in builders:
+                parts = (Template(condition.template), Verbalizer(condition.label_words), context)
+                builders[layout] = PromptBuilder(tokenizer, *parts, self.trim_queries, self.channel, alone, later)
+        plan = PromptPlan(
+            queries=queries,
+            conditions=self.conditions,
+            samplers=[DemonstrationSampler(pool, condition) for condition in self.conditions],
+            builders=[builders[condition.template, condition.label_words] for condition in self.conditions],
+            from_pool=query_file is not None and pool_file is not None and query_file.resolve() == pool_file.resolve(),
+            content_free=content_free_inputs(self.content_free_kinds, examples),
+            # every process gets a window
+            window_rows=max(1, min(WINDOW_ROWS, len(queries) // (self.processes or self._process()[1]))),
+            batch_tokens=self.eval_batch_tokens or _batch_tokens(self.trainer),
+        )
+        self._plan = (stage, plan)
+        return plan
 
     def _prompt_loader(self, stage: str) -> "DataLoader[PromptBatch]":
-        prompts = self._prompts.pop(stage, None) or self.build_prompts(stage)
-        for note in self.notes():
-            rank_zero_info(note)
+        plan = self.plan_prompts(stage)
         rank, world = self._process()
-        if len(prompts) < world:
-            raise InputError(f"{len(prompts)} prompts are too few for {world} processes; take fewer with --trainer.devices")
-        groups = group_prompts(prompts, max(1, min(self.eval_batch_size, len(prompts) // world)))  # every process gets a batch
-        tokenizer = self._make_tokenizer()
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        return DataLoader(PromptBatches(groups[rank::world], pad), batch_size=None)
+        if len(plan.queries) < world:
+            raise InputError(f"{len(plan.queries)} reviews are too few for {world} processes; take fewer with --trainer.devices")
+        return DataLoader(PromptBatches(plan, rank, world, self.is_done), batch_size=None)
+
+
+def _batch_tokens(trainer: L.Trainer | None) -> int:
+    """Tokens of queries in a batch: on a CPU what its caches hold; on a GPU what fills it. Memory that runs out halves a batch."""
+    on_cpu = trainer is None or trainer.strategy.root_device.type == "cpu"
+    return CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS

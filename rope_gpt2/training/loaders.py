@@ -2,26 +2,111 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
-from rope_gpt2.fewshot.batches import PromptBatch, collate_prompts
+from rope_gpt2.fewshot.batches import Item, PromptBatch, collate_prompts, group_prompts
+from rope_gpt2.fewshot.conditions import Condition
+from rope_gpt2.fewshot.content_free import ContentFree
+from rope_gpt2.fewshot.demonstrations import DemonstrationSampler
 from rope_gpt2.fewshot.episodes import EpisodeBatch, Episodes, collate_episodes
-from rope_gpt2.fewshot.prompts import Prompt
+from rope_gpt2.fewshot.examples import Example, ExampleFile
+from rope_gpt2.fewshot.prompts import EncodedQuery, PromptBuilder
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """What one run scores.
+
+    Attributes:
+        queries: what is judged; iterated anew for every pass.
+        conditions: the grid.
+        samplers: the demonstrations of each condition.
+        builders: the layout of each condition; conditions of one layout share theirs.
+        from_pool: whether queries are rows of the pool's own file.
+        content_free: scored with the first window under every condition.
+        window_rows: queries in a window.
+        batch_tokens: tokens of queries in a batch, padding included, at most.
+    """
+
+    queries: Sequence[Example] | ExampleFile
+    conditions: Sequence[Condition]
+    samplers: Sequence[DemonstrationSampler]
+    builders: Sequence[PromptBuilder]
+    from_pool: bool
+    content_free: Sequence[ContentFree]
+    window_rows: int
+    batch_tokens: int
+    _encoded: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def num_windows(self) -> int:
+        """Pieces of the queries."""
+        return -(-len(self.queries) // self.window_rows)
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts of all conditions, content-free inputs among them."""
+        free = sum(len(self.content_free) for builder in self.builders if not builder.channel)
+        return len(self.queries) * len(self.conditions) + free
+
+    def windows(self) -> Iterator[list[Example]]:
+        """The queries, piece by piece."""
+        queries = iter(self.queries)
+        while window := list(itertools.islice(queries, self.window_rows)):
+            yield window
+
+    def encode(self, window: int, queries: Sequence[Example], builder: PromptBuilder) -> list[EncodedQuery]:
+        """Tokenize a window, once for all conditions of a layout; the last window stays in memory."""
+        if self._encoded.get("window") != window:
+            self._encoded.clear()
+            self._encoded["window"] = window
+        if builder not in self._encoded:
+            free = self.content_free if window == 0 and not builder.channel else ()
+            self._encoded[builder] = builder.encode(queries) + builder.encode_content_free(free)
+        return self._encoded[builder]
+
+    def check(self) -> None:
+        """Refuse a query that cannot fit, before anything is written.
+
+        Raises:
+            InputError: for the first such query.
+        """
+        for window, queries in enumerate(self.windows()):
+            for builder in dict.fromkeys(self.builders):
+                self.encode(window, queries, builder)
 
 
 class PromptBatches(IterableDataset[PromptBatch]):
-    """The prompt batches of one process. Iterable, so that Lightning adds no sampler that would repeat rows."""
+    """The prompt batches of one process, window by window and condition by condition.
 
-    def __init__(self, groups: Sequence[Sequence[Prompt]], pad_token_id: int) -> None:
-        self.groups, self.pad_token_id = groups, pad_token_id
+    Iterable, so that Lightning adds no sampler that would repeat rows, and memory stays flat however many rows there are.
 
-    def __len__(self) -> int:
-        return len(self.groups)
+    Args:
+        plan: what is scored.
+        rank, world: which process this is, of how many; it takes every world-th window.
+        is_done: tells whether a piece of work was done before.
+    """
+
+    def __init__(self, plan: PromptPlan, rank: int = 0, world: int = 1, is_done: Callable[[Item], bool] | None = None) -> None:
+        self.plan, self.rank, self.world, self.is_done = plan, rank, world, is_done
 
     def __iter__(self) -> Iterator[PromptBatch]:
-        return (collate_prompts(group, self.pad_token_id) for group in self.groups)
+        plan = self.plan
+        for window, queries in enumerate(plan.windows()):
+            if window % self.world != self.rank:
+                continue
+            for condition, (sampler, builder) in enumerate(zip(plan.samplers, plan.builders, strict=True)):
+                item = Item(window, condition)
+                if self.is_done is not None and self.is_done(item):
+                    continue
+                prompts = builder.build(sampler, plan.encode(window, queries, builder), plan.from_pool)
+                groups = group_prompts(prompts, plan.batch_tokens, builder.channel)
+                for place, group in enumerate(groups, start=1):
+                    heads = builder.heads(group.prompts[0])
+                    yield collate_prompts(group, builder.label_token_ids, heads, item, is_last=place == len(groups))
 
 
 class EpisodeDataset(Dataset[Any]):

@@ -13,43 +13,93 @@ from torch.nn import functional
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
-from rope_gpt2.errors import InputError
+from rope_gpt2.errors import InputError, VerificationError
 from rope_gpt2.fewshot.batches import PromptBatch
 from rope_gpt2.fewshot.episodes import IGNORED, EpisodeBatch
-from rope_gpt2.fewshot.scoring import Prediction, PrefixCache, generate_labels, predict, score_labels
+from rope_gpt2.fewshot.examples import LABELS
+from rope_gpt2.fewshot.scoring import (
+    SCORINGS,
+    PrefixCache,
+    ScoredBatch,
+    generate_labels,
+    join,
+    predict_labels,
+    score_channel,
+    score_channel_plain,
+    score_labels,
+    score_plain,
+)
 from rope_gpt2.model.configuration import RopeGPT2Config
 from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
 
-SCORINGS = ("likelihood", "generate")
+VERIFIED = {torch.float32: 1e-4}  # nats, between two ways to the same score
+VERIFIED_HALF = 0.5  # bfloat16 has three digits
 
 
 class FewShotModule(L.LightningModule):
-    """Scores prompts with a causal language model: validate and test log an accuracy, predict returns predictions.
+    """Scores prompts with a causal language model: validate and test log an accuracy, predict returns scores.
 
     Args:
         model: any causal language model of transformers.
-        scoring: "likelihood" of the label words, or "generate" a greedy continuation and look for a label word in it.
+        scoring: "likelihood" of the label words, "channel" for that of the review given the label word, or "generate" a greedy
+            continuation and look for a label word in it.
         share_prefix: encode the demonstrations of a condition once; False is the plain path, for comparison.
+        verify_every: score one prompt of so many by the plain path as well, and stop at a difference; 0 for none.
     """
 
-    def __init__(self, model: PreTrainedModel, scoring: str = "likelihood", share_prefix: bool = True) -> None:
+    def __init__(self, model: PreTrainedModel, scoring: str = "likelihood", share_prefix: bool = True, verify_every: int = 0) -> None:
         super().__init__()
         if scoring not in SCORINGS:
             raise InputError(f"scoring must be one of {', '.join(SCORINGS)}, got {scoring!r}; choose one of them")
         self.model = model
-        self.scoring = scoring
-        self.share_prefix = share_prefix
+        self.scoring, self.share_prefix, self.verify_every = scoring, share_prefix, verify_every
         self.val_accuracy = MeanMetric()
         self.test_accuracy = MeanMetric()
+        self.verified, self.largest_difference = 0, 0.0
+        self._seen = 0
         self._prefix_cache = PrefixCache()
 
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Prediction]:
-        """Predictions of a batch, in its order."""
-        logprobs = score_labels(self.model, batch, self.trainer.datamodule.label_token_ids, self._shared())  # type: ignore[attr-defined]
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> ScoredBatch:
+        """Scores of a batch, in its order; with less memory than they need, in halves."""
+        scored = self._score_what_fits(batch)
+        if self.verify_every:
+            self._verify(batch, scored.label_logprobs)
+        return scored
+
+    def _score_what_fits(self, batch: PromptBatch) -> ScoredBatch:
+        try:
+            return self._score(batch)
+        except torch.OutOfMemoryError:
+            if len(batch.prompts) == 1:
+                raise
+        torch.cuda.empty_cache()  # outside of the handler: its traceback keeps the tensors of the failed pass alive
+        return join([self._score_what_fits(half) for half in batch.halves()])
+
+    def _score(self, batch: PromptBatch) -> ScoredBatch:
+        if self.scoring == "channel":
+            return ScoredBatch(score_channel(self.model, batch))
+        logprobs = score_labels(self.model, batch, self._prefix_cache) if self.share_prefix else score_plain(self.model, batch)
         if self.scoring == "likelihood":
-            return predict(batch, logprobs)
+            return ScoredBatch(logprobs)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return predict(batch, logprobs, generate_labels(self.model, data.tokenizer, batch, data.verbalizer))
+        return ScoredBatch(logprobs, generate_labels(self.model, data.tokenizer, batch, data.verbalizer))
+
+    def _verify(self, batch: PromptBatch, logprobs: Tensor) -> None:
+        """Hold prompts of a batch against the plain path, each alone and whole."""
+        before, self._seen = self._seen, self._seen + len(batch.prompts)
+        is_half = torch.is_autocast_enabled(batch.query_ids.device.type)
+        allowed = VERIFIED_HALF if is_half else VERIFIED.get(self.model.dtype, VERIFIED_HALF)
+        for count in range(-(-before // self.verify_every) * self.verify_every, self._seen, self.verify_every):
+            place = count - before
+            alone = batch.only(place)
+            plain = score_channel_plain(self.model, alone) if self.scoring == "channel" else score_plain(self.model, alone)
+            difference = float((plain[0] - logprobs[place]).abs().max())
+            self.verified, self.largest_difference = self.verified + 1, max(self.largest_difference, difference)
+            if not difference <= allowed:
+                raise VerificationError(
+                    f"--verify: row {batch.prompts[place].query.row}, condition {batch.item.condition}: label log-probabilities "
+                    f"{logprobs[place].tolist()} by the fast path, {plain[0].tolist()} by the plain one; please report it with the model"
+                )
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Few-shot accuracy on the validation prompts, as `val/accuracy`: a fraction in [0, 1]."""
@@ -67,13 +117,11 @@ class FewShotModule(L.LightningModule):
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
-    def _shared(self) -> PrefixCache | None:
-        return self._prefix_cache if self.share_prefix else None
-
     def _update(self, metric: MeanMetric, batch: PromptBatch, batch_idx: int) -> None:
-        predictions = self.predict_step(batch, batch_idx)
-        correct = torch.tensor([float(prediction.is_correct) for prediction in predictions], device=self.device)
-        metric.update(correct)
+        scored = self.predict_step(batch, batch_idx)
+        predicted = predict_labels(scored.label_logprobs) if scored.generated is None else scored.generated
+        sentiments = torch.tensor([LABELS.index(prompt.query.sentiment) for prompt in batch.prompts])
+        metric.update((predicted.cpu() == sentiments).float().to(self.device))
 
 
 class RopeGPT2Module(FewShotModule):

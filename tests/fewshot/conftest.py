@@ -1,10 +1,10 @@
-"""What the tests of the task share: the demo reviews, a small tokenizer trained on them, and a tiny model with random weights."""
+"""What the tests of the task share: the demo reviews, a small tokenizer trained on them, and tiny models with random weights."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rope_gpt2.fewshot.examples import Example, read_examples
 from rope_gpt2.fewshot.template import Template
@@ -44,3 +44,20 @@ def model(tokenizer: PreTrainedTokenizerBase) -> RopeGPT2ForCausalLM:
         eos_token_id=tokenizer.eos_token_id,
     )
     return RopeGPT2ForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def stock_models(tokenizer: PreTrainedTokenizerBase) -> dict[str, PreTrainedModel]:
+    """Models of transformers that cannot share a prefix: learned positions, and rotary ones with a parallel residual."""
+    torch.manual_seed(0)
+    tokens = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    gpt2 = GPT2Config(n_positions=256, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2, **tokens)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    neox = GPTNeoXConfig(max_position_embeddings=256, initializer_range=0.2, **sizes, **tokens)
+    return {"GPT-2": GPT2LMHeadModel(gpt2).eval(), "GPT-NeoX": GPTNeoXForCausalLM(neox).eval()}
+
+
+@pytest.fixture(params=["RoPE GPT-2", "GPT-2", "GPT-NeoX"])
+def any_model(request: pytest.FixtureRequest, model: RopeGPT2ForCausalLM, stock_models: dict[str, PreTrainedModel]) -> PreTrainedModel:
+    """Each model in turn."""
+    return {"RoPE GPT-2": model, **stock_models}[request.param]

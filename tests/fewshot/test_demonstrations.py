@@ -1,38 +1,51 @@
-"""Demonstrations are drawn by their own seed, nested, balanced, shared by all queries, and never hold the query."""
+"""Demonstrations are drawn by their own seed, nested, balanced or nearest, shared by all queries, and never hold the query."""
 
 from collections import Counter
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, permutations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from rope_gpt2.errors import InputError
-from rope_gpt2.fewshot.demonstrations import SELECTIONS, Condition, DemonstrationSampler
+from rope_gpt2.fewshot import demonstrations as module
+from rope_gpt2.fewshot.conditions import DEMONSTRATION_LABELS, SELECTIONS, Condition, count_orders
+from rope_gpt2.fewshot.demonstrations import DemonstrationSampler, Pool, permutation
 from rope_gpt2.fewshot.examples import LABELS, Example
+from rope_gpt2.fewshot.scores import Demonstration
 
 STRANGER = Example(10_000, "A review from elsewhere.", "positive")
+DRAWN = ("balanced", "random")  # by a seed; the others depend on the query
 
 
 def make_pool(size: int) -> list[Example]:
     return [Example(row, f"review number {row}", LABELS[row % 2]) for row in range(1, size + 1)]
 
 
-def draw(pool, shots, seed, selection="balanced", query=STRANGER, from_pool=False):
-    return DemonstrationSampler(pool, Condition(shots, seed, selection)).sample(query, from_pool)
+def draw(pool, shots, seed, selection="balanced", query=STRANGER, from_pool=False, **changes):
+    return DemonstrationSampler(Pool(pool), Condition(shots, seed, selection=selection, **changes)).sample(query, from_pool)
 
 
-conditions = st.builds(Condition, st.integers(0, 16), st.integers(0, 1000), st.sampled_from(SELECTIONS))
+def rows(demonstrations) -> list[int]:
+    return [item.row for item in demonstrations]
+
+
+def conditions(fewest, most):
+    labels, selections = st.sampled_from(DEMONSTRATION_LABELS), st.sampled_from(SELECTIONS)
+    return st.builds(Condition, st.integers(fewest, most), st.integers(0, 1000), demonstration_labels=labels, selection=selections)
 
 
 @settings(max_examples=30, deadline=None)
-@given(conditions)
+@given(conditions(0, 16))
 def test_a_draw_is_a_function_of_its_condition(condition):
     pool = make_pool(40)
-    ours, theirs = (DemonstrationSampler(pool, condition).sample(STRANGER, False) for _ in range(2))
+    ours, theirs = (DemonstrationSampler(Pool(pool), condition).sample(STRANGER, False) for _ in range(2))
     assert ours == theirs
-    assert len(ours) == len(set(ours)) == condition.shots
-    assert set(ours) <= set(pool)
+    assert len(ours) == len(set(rows(ours))) == condition.shots
+    assert {(item.row, item.review, item.sentiment) for item in ours} <= {(item.row, item.review, item.sentiment) for item in pool}
 
 
 @settings(max_examples=30, deadline=None)
@@ -42,7 +55,7 @@ def test_fewer_shots_are_among_more_shots_of_the_same_seed(seed, selection, fewe
     assert set(draw(pool, fewer, seed, selection)) <= set(draw(pool, fewer + extra, seed, selection))
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", DRAWN)
 def test_other_seeds_draw_others(selection):
     pool = make_pool(64)
     assert len({frozenset(draw(pool, 4, seed, selection)) for seed in range(20)}) > 15
@@ -51,7 +64,7 @@ def test_other_seeds_draw_others(selection):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 16), st.integers(0, 1000))
 def test_balanced_draws_have_equal_label_counts_or_one_odd(shots, seed):
-    counts = Counter(example.sentiment for example in draw(make_pool(64), shots, seed))
+    counts = Counter(item.sentiment for item in draw(make_pool(64), shots, seed))
     assert abs(counts["negative"] - counts["positive"]) == shots % 2
 
 
@@ -61,40 +74,110 @@ def test_the_odd_demonstration_goes_to_either_label():
 
 def test_balanced_draws_come_from_a_pool_of_any_balance():
     pool = [Example(row, f"review {row}", "positive" if row <= 5 else "negative") for row in range(1, 100)]
-    assert Counter(example.sentiment for example in draw(pool, 8, 0)) == {"negative": 4, "positive": 4}
+    assert Counter(item.sentiment for item in draw(pool, 8, 0)) == {"negative": 4, "positive": 4}
 
 
 def test_random_draws_follow_the_labels_of_the_pool():
     pool = [Example(row, f"review {row}", "positive" if row % 10 == 0 else "negative") for row in range(1, 201)]
-    drawn = [example.sentiment for seed in range(100) for example in draw(pool, 8, seed, "random")]
+    drawn = [item.sentiment for seed in range(100) for item in draw(pool, 8, seed, "random")]
     assert 0.05 < drawn.count("positive") / len(drawn) < 0.15
-
-
-def test_the_order_is_shuffled():
-    """Neither by label nor by row, and either label may stand last."""
-    draws = [draw(make_pool(64), 8, seed) for seed in range(100)]
-    changes = [sum(left.sentiment != right.sentiment for left, right in pairwise(demonstrations)) for demonstrations in draws]
-    assert changes.count(1) < 20  # two blocks of one label each: 3 in 100 by chance
-    assert sum(list(demonstrations) == sorted(demonstrations, key=lambda example: example.row) for demonstrations in draws) < 5
-    assert 25 < sum(demonstrations[-1].sentiment == "positive" for demonstrations in draws) < 75
 
 
 def test_no_shots_need_no_pool():
     assert draw([], 0, 0) == ()
 
 
+# Orders.
+
+
+def test_the_first_order_is_shuffled():
+    """Neither by label nor by row, and either label may stand last."""
+    draws = [draw(make_pool(64), 8, seed) for seed in range(100)]
+    changes = [sum(left.sentiment != right.sentiment for left, right in pairwise(demonstrations)) for demonstrations in draws]
+    assert changes.count(1) < 20  # two blocks of one label each: 3 in 100 by chance
+    assert sum(rows(demonstrations) == sorted(rows(demonstrations)) for demonstrations in draws) < 5
+    assert 25 < sum(demonstrations[-1].sentiment == "positive" for demonstrations in draws) < 75
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.builds(Condition, st.integers(1, 9), st.integers(0, 1000), st.sampled_from(SELECTIONS)), st.booleans())
+@given(conditions(0, 6), st.booleans())
+def test_orders_are_different_permutations_of_the_same_examples(condition, is_neighbour):
+    pool = Pool(make_pool(20))
+    query = pool.examples[3] if is_neighbour else STRANGER
+    count = count_orders("all", condition.shots)
+    ours = [DemonstrationSampler(pool, replace(condition, order=order)).sample(query, is_neighbour) for order in range(count)]
+    assert len({tuple(rows(demonstrations)) for demonstrations in ours}) == count
+    assert len({frozenset(demonstrations) for demonstrations in ours}) == 1  # labels too stay with their examples
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 4), st.integers(0, 1000))
+def test_all_numbers_name_all_permutations(count, seed):
+    total = count_orders("all", count)
+    ours = [tuple(permutation(count, order, seed)) for order in range(total)]
+    assert set(ours) == set(permutations(range(count)))
+    assert ours[0] == tuple(range(count))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(5, 40), st.integers(0, 23), st.integers(0, 1000))
+def test_an_order_does_not_depend_on_how_many_are_scored(count, order, seed):
+    assert permutation(count, order, seed) == permutation(count, order, seed)
+    assert sorted(permutation(count, order, seed)) == list(range(count))
+
+
+# Labels.
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 8), st.integers(0, 1000), st.sampled_from(SELECTIONS))
+def test_controls_show_other_labels_on_the_same_examples_in_the_same_order(shots, seed, selection):
+    gold, flipped, none, random = (
+        draw(make_pool(40), shots, seed, selection, demonstration_labels=labels) for labels in ("gold", "flipped", "none", "random")
+    )
+    assert rows(gold) == rows(flipped) == rows(none) == rows(random)
+    for item, other, silent, drawn in zip(gold, flipped, none, random, strict=True):
+        assert item.sentiment == other.sentiment == silent.sentiment == drawn.sentiment
+        assert item.shown == item.sentiment
+        assert {item.shown, other.shown} == set(LABELS)
+        assert silent.shown is None
+        assert drawn.shown in LABELS
+
+
+def test_random_labels_are_each_drawn_anew():
+    shown = [item for seed in range(100) for item in draw(make_pool(64), 8, seed, demonstration_labels="random")]
+    assert 0.45 < np.mean([item.shown == item.sentiment for item in shown]) < 0.55
+    assert 0.45 < np.mean([item.shown == "positive" for item in shown]) < 0.55
+    first = [draw(make_pool(64), 8, seed, demonstration_labels="random") for seed in range(2)]
+    labels = [{item.row: item.shown for item in demonstrations} for demonstrations in first]
+    assert all(len(set(some.values())) == 2 for some in labels)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(SELECTIONS))
+def test_a_random_label_stays_with_its_example_over_orders_and_shots(seed, selection):
+    shown: dict[int, str | None] = {}
+    for shots in (1, 2, 4, 8):
+        for order in range(2 if shots > 1 else 1):
+            for item in draw(make_pool(40), shots, seed, selection, demonstration_labels="random", order=order):
+                assert shown.setdefault(item.row, item.shown) == item.shown
+
+
+# A query and its own demonstrations.
+
+
+@settings(max_examples=30, deadline=None)
+@given(conditions(1, 9), st.booleans())
 def test_a_query_is_never_among_its_own_demonstrations_and_their_number_is_kept(condition, from_pool):
     pool = make_pool(20)
-    sampler = DemonstrationSampler(pool, condition)
-    counts = Counter(example.sentiment for example in sampler.sample(STRANGER, False))
+    sampler = DemonstrationSampler(Pool(pool), condition)
+    counts = Counter(item.sentiment for item in sampler.sample(STRANGER, False))
     for query in pool:
         ours = sampler.sample(query if from_pool else Example(STRANGER.row, query.review, query.sentiment), from_pool)
-        assert query.review not in {example.review for example in ours}
-        assert len(ours) == len(set(ours)) == condition.shots
+        assert query.review not in {item.review for item in ours}
+        assert len(ours) == len(set(rows(ours))) == condition.shots
         if condition.selection == "balanced":
-            assert Counter(example.sentiment for example in ours) == counts
+            assert Counter(item.sentiment for item in ours) == counts
 
 
 def test_a_row_of_another_file_excludes_nothing():
@@ -104,54 +187,162 @@ def test_a_row_of_another_file_excludes_nothing():
     assert shared[0] not in draw(pool, 8, 0, query=Example(shared[0].row, "Cleaned text.", "positive"), from_pool=True)
 
 
-def test_a_query_that_differs_in_white_space_alone_is_the_same_text():
-    pool = make_pool(20)
-    twin = draw(pool, 8, 0)[0]
-    query = Example(STRANGER.row, twin.review.replace(" ", "  ") + "\n", twin.sentiment)
-    assert twin not in draw(pool, 8, 0, query=query)
-
-
 @pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_query_that_differs_in_white_space_alone_is_the_same_text(selection):
+    pool = make_pool(20)
+    twin = draw(pool, 8, 0, selection, query=pool[4])[0]
+    query = Example(STRANGER.row, twin.review.replace(" ", "  ") + "\n", twin.sentiment)
+    assert twin.row not in rows(draw(pool, 8, 0, selection, query=query))
+
+
+@pytest.mark.parametrize("selection", DRAWN)
 def test_other_queries_share_one_tuple(selection):
     pool = make_pool(20)
-    sampler = DemonstrationSampler(pool, Condition(6, 0, selection))
+    sampler = DemonstrationSampler(Pool(pool), Condition(6, 0, selection=selection))
     shared = sampler.sample(STRANGER, False)
+    assert sampler.shared is shared
     ours = [sampler.sample(query, True) for query in pool]
     assert sum(demonstrations is shared for demonstrations in ours) == len(pool) - 6
 
 
+# The nearest.
+
+WORDS = [
+    "a",
+    "dull",
+    ",",
+    "long",
+    "film",
+    "with",
+    "one",
+    "fine",
+    "scene",
+    "and",
+    "no",
+    "end",
+    "to",
+    "it",
+    ";",
+    "best",
+    "joke",
+    "told",
+    "twice",
+]
+
+
+def made_up_reviews(count: int, seed: int) -> list[Example]:
+    generator = np.random.default_rng(seed)
+    texts = [" ".join(generator.choice(WORDS, size=generator.integers(2, 9))) for _ in range(count)]
+    return [Example(row, text, LABELS[row % 2]) for row, text in enumerate(texts, start=1)]
+
+
+def similarities(pool, query) -> np.ndarray:
+    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+")
+    vectors = vectorizer.fit_transform([example.review for example in pool]).toarray()
+    wanted = vectorizer.transform([query.review]).toarray()[0]
+    return np.array([vector @ wanted / max(1e-12, np.linalg.norm(vector) * np.linalg.norm(wanted)) for vector in vectors])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 100), st.integers(1, 6), st.booleans(), st.booleans())
+def test_the_nearest_are_those_of_a_brute_force_search_nearest_last(seed, shots, from_pool, prepared):
+    pool = made_up_reviews(40, seed)
+    queries = pool[:10] if from_pool else made_up_reviews(10, seed + 1000)
+    sampler = DemonstrationSampler(Pool(pool), Condition(shots, selection="similar"))
+    if prepared:
+        sampler.prepare(queries)
+    for query in queries:
+        likeness = dict(zip((example.row for example in pool), similarities(pool, query), strict=True))
+        allowed = [example for example in pool if example.review != query.review and not (from_pool and example.row == query.row)]
+        theirs = sorted((likeness[example.row] for example in allowed), reverse=True)[:shots]
+        ours = rows(sampler.sample(query, from_pool))
+        assert len(set(ours)) == shots
+        assert set(ours) <= {example.row for example in allowed}
+        np.testing.assert_allclose([likeness[row] for row in reversed(ours)], theirs, atol=1e-6)
+
+
+def test_of_equally_near_examples_the_earlier_is_taken():
+    pool = [Example(row, text, LABELS[row % 2]) for row, text in enumerate(["x y", "a b", "b a", "a b ", "x"], start=1)]
+    assert rows(draw(pool, 2, 0, "similar", query=Example(1, "a b c", "negative"))) == [3, 2]
+
+
+def test_queries_are_told_apart_by_their_texts():
+    """Files number their rows alike."""
+    pool = Pool(made_up_reviews(40, 0))
+    first, second = (made_up_reviews(10, seed) for seed in (1, 2))
+    condition = Condition(4, selection="similar")
+    for queries in (first, second, first):
+        sampler = DemonstrationSampler(pool, condition)
+        sampler.prepare(queries)
+        for query in queries:
+            assert sampler.sample(query, False) == DemonstrationSampler(Pool(pool.examples), condition).sample(query, False)
+
+
+def test_neighbours_are_found_piece_by_piece_and_once_for_all_conditions(monkeypatch):
+    pool, queries = Pool(made_up_reviews(40, 0)), made_up_reviews(25, 1)
+    theirs = pool.nearest(queries, 12)
+    monkeypatch.setattr(module, "_NEIGHBOUR_ROWS", 4)
+    assert Pool(pool.examples).nearest(queries, 12) == theirs
+    monkeypatch.setattr(TfidfVectorizer, "transform", None)
+    assert pool.nearest(queries, 5) == [line[:5] for line in theirs]
+
+
+def test_a_text_of_unknown_words_has_neighbours_too():
+    assert len(draw(make_pool(20), 4, 0, "similar", query=Example(1, "Ω", "negative"))) == 4
+    assert len(draw(make_pool(20), 4, 0, "similar", query=Example(-1, "", "negative"))) == 4
+
+
+@pytest.mark.parametrize("labels", ["gold", "random"])
+def test_the_nearest_do_not_depend_on_the_seed_but_for_random_labels(labels):
+    pool = made_up_reviews(40, 0)
+    ours = [draw(pool, 6, seed, "similar", demonstration_labels=labels) for seed in range(10)]
+    assert len(set(map(tuple, map(rows, ours)))) == 1
+    assert (len(set(ours)) == 1) == (labels == "gold")
+
+
+def test_the_nearest_are_not_shared():
+    assert DemonstrationSampler(Pool(make_pool(20)), Condition(4, selection="similar")).shared is None
+    assert DemonstrationSampler(Pool(make_pool(20)), Condition(0, selection="similar")).shared == ()
+
+
+# Pools.
+
+
 @pytest.mark.parametrize(
-    ("selection", "size", "shots"), [("balanced", 8, 8), ("balanced", 4, 3), ("random", 8, 8), ("random", 0, 1), ("balanced", 1, 1)]
+    ("selection", "size", "shots"),
+    [("balanced", 8, 8), ("balanced", 4, 3), ("random", 8, 8), ("random", 0, 1), ("balanced", 1, 1), ("similar", 8, 8), ("similar", 0, 1)],
 )
 def test_a_pool_with_no_example_to_spare_is_refused(selection, size, shots):
     with pytest.raises(InputError, match=rf"^{shots} shots \({selection}\) need \d+ examples.*larger pool or fewer shots"):
-        DemonstrationSampler(make_pool(size), Condition(shots, 1, selection))
+        DemonstrationSampler(Pool(make_pool(size)), Condition(shots, 1, selection=selection))
 
 
-@pytest.mark.parametrize(("selection", "size", "shots"), [("balanced", 10, 8), ("random", 9, 8)])
+@pytest.mark.parametrize(("selection", "size", "shots"), [("balanced", 10, 8), ("random", 9, 8), ("similar", 9, 8)])
 def test_a_pool_with_one_example_to_spare_is_enough(selection, size, shots):
     pool = make_pool(size)
     assert all(len(draw(pool, shots, 0, selection, query=query, from_pool=True)) == shots for query in pool)
 
 
-def test_a_text_that_stands_twice_in_a_small_pool_does_not_lessen_the_shots():
+@pytest.mark.parametrize("selection", ["random", "similar"])
+def test_a_text_that_stands_twice_in_a_small_pool_does_not_lessen_the_shots(selection):
     """Either the pool is refused, or the prompt has the shots that its condition says."""
     pool = [*make_pool(4), Example(5, "review number 1", "positive")]
     refused = None
     try:
-        ours = draw(pool, 4, 0, "random", query=pool[0], from_pool=True)
+        ours = draw(pool, 4, 0, selection, query=pool[0], from_pool=True)
     except InputError as error:
         refused = str(error)
     assert "larger pool or fewer shots" in refused if refused else len(ours) == 4
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((-1, 0), "shots must be 0 or more, got -1; give how many"),
-        ((4, 0, "similar"), "selection must be one of balanced, random, got 'similar'; choose one"),
-    ],
-)
-def test_a_condition_that_means_nothing_is_refused(arguments, message):
-    with pytest.raises(InputError, match=message):
-        Condition(*arguments)
+def test_a_text_that_stands_often_in_a_large_pool_does_not_lessen_the_shots():
+    copies = [Example(row, "the same text", "positive") for row in range(100, 140)]
+    pool = make_pool(40) + copies
+    ours = draw(pool, 4, 0, "similar", query=Example(1, "the same  text", "positive"))
+    assert len(ours) == 4
+    assert "the same text" not in {item.review for item in ours}
+
+
+def test_a_demonstration_is_its_example_with_what_is_shown():
+    (ours,) = draw([Example(7, "Dull.", "negative"), Example(8, "Dull.", "negative")], 1, 0, "random", demonstration_labels="flipped")
+    assert ours in [Demonstration(row, "Dull.", "negative", "positive") for row in (7, 8)]

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rope_gpt2.errors import InputError
-from rope_gpt2.fewshot.examples import LABELS, Example, read_examples, strip_html
+from rope_gpt2.fewshot.examples import LABELS, Example, ExampleFile, read_examples, strip_html
 
 HEADER = b"review,sentiment\n"
 BROKEN = {
@@ -177,3 +178,42 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path_factory, content):
     assert bool(ours) != bool(refused)
     assert not refused or re.fullmatch(re.escape(str(path)) + "[^\n]*;[^\n]*", refused)
     assert all(example.review.strip() and example.sentiment in LABELS for example in ours)
+
+
+def test_a_file_is_read_anew_by_every_iteration(tmp_path):
+    path = write(tmp_path, HEADER + b"Dull.<br/>,negative\nFine.,positive\n")
+    file = ExampleFile(path)
+    assert len(file) == 2
+    assert list(file) == list(file) == read_examples(path) == [Example(1, "Dull.", "negative"), Example(2, "Fine.", "positive")]
+    first, second = iter(file), iter(file)
+    assert next(first) == next(second)
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(0, 3), (1, 1), (2, 2), (3, 3), (9, 3)])
+def test_a_limit_takes_the_first_rows(tmp_path, limit, rows):
+    file = ExampleFile(write(tmp_path, HEADER + b"a,negative\nb,positive\nc,negative\n"), limit=limit)
+    assert len(file) == len(list(file)) == rows
+    assert [example.row for example in file] == list(range(1, rows + 1))
+
+
+@pytest.mark.parametrize("line", [b"x,unknown\n", b",negative\n", b'"x\n', b"a,b,c\n", b"\xe9,negative\n"])
+def test_rows_behind_the_limit_are_checked_too(tmp_path, line):
+    path = write(tmp_path, HEADER + b"a,negative\nb,positive\n" + line)
+    with pytest.raises(InputError, match=r"reviews\.csv"):
+        ExampleFile(path, limit=1)
+
+
+def test_a_tag_behind_the_limit_cleans_the_rows_before_it(tmp_path):
+    """Whether a file holds HTML is a property of the file."""
+    path = write(tmp_path, HEADER + b"a &amp; b,negative\nb<br/>,positive\n")
+    assert [example.review for example in ExampleFile(path, limit=1)] == ["a & b"]
+
+
+def test_reading_a_large_file_takes_no_memory_of_its_size(tmp_path):
+    path = write(tmp_path, HEADER + b"".join(b"a review of some length %d,negative\n" % row for row in range(20_000)))
+    tracemalloc.start()
+    rows = sum(1 for _ in ExampleFile(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == 20_000
+    assert peak < 200_000  # bytes; the file has 800,000

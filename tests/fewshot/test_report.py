@@ -1,142 +1,115 @@
-"""Files come back as they were written, are whole or not there, and hold the keys that the README names."""
+"""The terminal's table shows every figure of the summaries, with a column for each setting in which they differ."""
 
-import csv
 import io
-import json
-import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from rich.console import Console
+from sample_scores import sample_scores
 
-from rope_gpt2.fewshot.examples import LABELS
-from rope_gpt2.fewshot.metrics import Summary, evaluate_cells, summarize
-from rope_gpt2.fewshot.report import read_predictions, summary_table, write_json, write_metrics, write_predictions
-from rope_gpt2.fewshot.scoring import UNCERTAIN, Prediction
-
-PREDICTIONS = [
-    Prediction(row, LABELS[row % 2], LABELS[(row + seed) % 2], shots, seed, -0.1 * row, -0.2)
-    for shots in (0, 4)
-    for seed in range(2)
-    for row in range(1, 6)
-]
-SUMMARY = Summary(4, 872, 5, accuracy_mean=0.8125, accuracy_std=0.034, ci95=(0.7512, 0.8699), majority_baseline=0.5091)
-nats = st.floats(max_value=0, allow_nan=False)
+from rope_gpt2.fewshot.metrics import Metrics, Summary, evaluate
+from rope_gpt2.fewshot.report import notes, summary_table
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(
-        st.builds(
-            Prediction,
-            st.integers(1, 10**6),
-            st.sampled_from(LABELS),
-            st.sampled_from([*LABELS, UNCERTAIN]),
-            st.integers(0, 64),
-            st.integers(0, 99),
-            nats,
-            nats,
-        )
-    )
-)
-def test_predictions_are_read_as_they_were_written(tmp_path_factory, predictions):
-    path = tmp_path_factory.getbasetemp() / "predictions.csv"
-    write_predictions(predictions, path)
-    assert read_predictions(path) == predictions
+@pytest.fixture(scope="module")
+def metrics() -> Metrics:
+    return evaluate(sample_scores(n=40), ["none", "batch"])
 
 
-def test_the_header_of_predictions_names_the_columns(tmp_path):
-    write_predictions(PREDICTIONS, tmp_path / "predictions.csv")
-    header, *lines = (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()
-    assert header == "row,sentiment,predicted,shots,seed,logprob_negative,logprob_positive"
-    assert len(lines) == len(PREDICTIONS)
+@pytest.fixture
+def summary(metrics) -> Summary:
+    figures = {"accuracy_mean": 0.8125, "accuracy_std": 0.034, "ci95": (0.7512, 0.8699), "majority_baseline": 0.5091}
+    return replace(metrics.summaries[0], shots=4, n=872, seeds=5, calibration="none", **figures)
 
 
-def test_metrics_hold_a_cell_for_each_condition_and_a_summary_for_each_number_of_shots(tmp_path):
-    cells, summaries = evaluate_cells(PREDICTIONS), summarize(PREDICTIONS)
-    write_metrics(cells, summaries, tmp_path / "metrics.json")
-    ours = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert [tuple(cell[key] for key in ("shots", "seed", "n", "accuracy")) for cell in ours["cells"]] == [
-        (cell.shots, cell.seed, cell.n, cell.accuracy) for cell in cells
-    ]
-    for written, summary in zip(ours["summary"], summaries, strict=True):
-        for key in ("shots", "accuracy_mean", "accuracy_std", "n", "seeds", "majority_baseline"):
-            assert written[key] == getattr(summary, key)
-        assert written["ci95"] == list(summary.ci95)
+def table(metrics, **options) -> tuple[list[str], list[list[str]]]:
+    """Header and lines, cell by cell."""
+    made = summary_table(metrics, "a title", **options)
+    columns = [list(column.cells) for column in made.columns]
+    return [str(column.header) for column in made.columns], [list(map(str, line)) for line in zip(*columns, strict=True)]
 
 
-def test_json_keeps_every_character_and_ends_in_a_line_end(tmp_path):
-    write_json({"label": "génial", "n": 3}, tmp_path / "manifest.json")
-    text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
-    assert json.loads(text) == {"label": "génial", "n": 3}
-    assert "génial" in text
-    assert text.endswith("}\n")
+def test_the_table_shows_every_figure(metrics, summary):
+    header, lines = table(replace(metrics, summaries=(summary,)))
+    assert header == ["shots", "accuracy %", "std", "95 % interval", "majority %", "n", "seeds"]
+    assert lines == [["4", "81.2", "3.4", "75.1 to 87.0", "50.9", "872", "5"]]
 
 
-def test_a_file_of_the_same_name_is_replaced(tmp_path):
-    path = tmp_path / "predictions.csv"
-    write_predictions(PREDICTIONS, path)
-    write_predictions(PREDICTIONS[:2], path)
-    assert read_predictions(path) == PREDICTIONS[:2]
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [
-        ("predictions.csv", lambda path: write_predictions([*PREDICTIONS * 1000, None], path)),
-        ("metrics.json", lambda path: write_metrics([*evaluate_cells(PREDICTIONS), None], [], path)),
-        ("manifest.json", lambda path: write_json({"a": 1, "b": object()}, path)),
-        ("manifest.json", lambda path: write_json({"a": "x" * 10**6 + "\ud800"}, path)),
-    ],
-    ids=["predictions", "metrics", "json", "json that cannot be encoded"],
-)
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, name, write, exists):
-    path = tmp_path / name
-    if exists:
-        path.write_text("what was there")
-    with pytest.raises((TypeError, UnicodeEncodeError, csv.Error)):
-        write(path)
-    assert list(tmp_path.iterdir()) == [path] * exists
-    assert not exists or path.read_text() == "what was there"
-
-
-def test_an_interrupted_write_leaves_what_was_there(tmp_path):
-    path = tmp_path / "predictions.csv"
-    write_predictions(PREDICTIONS, path)
-
-    def interrupted():
-        yield from PREDICTIONS[:3]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_predictions(interrupted(), path)
-    assert read_predictions(path) == PREDICTIONS
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def render(*summaries: Summary) -> str:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(summary_table(summaries, "a title"))
+def printed(metrics, title, width) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(summary_table(metrics, title))
     return console.file.getvalue()
 
 
-def test_the_table_shows_every_figure():
-    (line,) = (line for line in render(SUMMARY).splitlines() if "872" in line)
-    assert [part.strip() for part in line.strip("│ ").split("│")] == ["4", "81.2", "3.4", "75.1 to 87.0", "50.9", "872", "5"]
-    assert "a title" in render(SUMMARY)
+def test_no_figure_is_cut_in_a_narrow_terminal(metrics, summary):
+    shown = replace(summary, demonstration_labels="gold"), replace(summary, demonstration_labels="flipped")
+    ours = printed(replace(metrics, summaries=shown), "a title", width=80)
+    for part in ("gold", "flipped", "81.2", "3.4", "75.1 to 87.0", "50.9", "872"):
+        assert part in ours
 
 
-@pytest.mark.parametrize(("shots", "seeds"), [(4, 1), (0, 5)])
-def test_the_table_shows_no_deviation_where_seeds_cannot_differ(shots, seeds):
-    summary = Summary(shots, 872, seeds, 0.8, 0.0, (0.7, 0.9), 0.5)
-    (line,) = (line for line in render(summary).splitlines() if "872" in line)
-    assert line.split("│")[3].strip() == "-"
+def test_brackets_are_printed_as_they_are(metrics, summary):
+    """And are no markup of rich."""
+    shown = replace(summary, label_words="bad, good"), replace(summary, label_words="[bold]terrible[/bold], [great")
+    ours = printed(replace(metrics, summaries=shown), "[red]a title[/red] [", width=200)
+    assert "[bold]terrible[/bold], [great" in ours
+    assert "[red]a title[/red] [" in ours
 
 
-def test_the_table_has_a_line_for_each_number_of_shots():
-    ours = render(*summarize(PREDICTIONS))
-    assert all(math.isclose(summary.n, 5) for summary in summarize(PREDICTIONS))
-    assert sum(line.startswith("│") for line in ours.splitlines()) == 2
+def test_the_table_shows_no_deviation_of_a_single_seed(metrics, summary):
+    _, (line,) = table(replace(metrics, summaries=(replace(summary, seeds=1, accuracy_std=0.0),)))
+    assert line[2] == "-"
+
+
+def test_the_table_has_a_line_for_each_setting_in_the_order_of_shots(metrics):
+    header, lines = table(metrics)
+    assert header[:2] == ["shots", "labels"]
+    theirs = [(summary.shots, summary.demonstration_labels) for summary in metrics.summaries if summary.calibration == "none"]
+    assert [(int(line[0]), line[1]) for line in lines] == sorted(theirs, key=lambda setting: setting[0])
+    assert len(set(theirs)) == len(theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "heading", "values"),
+    [
+        ("demonstration_labels", "labels", ("gold", "flipped")),
+        ("selection", "selection", ("balanced", "similar")),
+        ("template", "template", ("{text}\n{label}\n", "It: {text} => {label}\n")),
+        ("label_words", "label words", ("bad, good", "negative, positive")),
+        ("calibration", "calibration", ("batch", "contextual")),
+    ],
+)
+def test_a_setting_has_a_column_where_it_differs(metrics, summary, name, heading, values):
+    header, lines = table(replace(metrics, summaries=tuple(replace(summary, **{name: value}) for value in values)), calibration=None)
+    assert header[1] == heading
+    assert [line[1] for line in lines] == [value.replace("\n", "\\n") for value in values]
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"), [("none", ["none"]), ("batch", ["batch"]), ("pmi", ["none", "batch"]), (None, ["none", "batch"])]
+)
+def test_the_table_shows_the_calibration_asked_for_or_all(metrics, asked, shown):
+    _, lines = table(metrics, calibration=asked)
+    assert len(lines) == sum(summary.calibration in shown for summary in metrics.summaries)
+
+
+def test_notes_end_with_what_the_controls_say(metrics):
+    assert notes(metrics, sample_scores(n=40).conditions) == [metrics.verdict]
+
+
+def test_notes_count_what_prompts_lost_over_all_conditions(metrics):
+    conditions = list(sample_scores(n=40).conditions)
+    conditions[1] = replace(conditions[1], prompts_dropped=3, demonstrations_dropped=7, prompts_trimmed=2)
+    conditions[2] = replace(conditions[2], prompts_dropped=1, demonstrations_dropped=4)
+    dropped, trimmed, _ = notes(metrics, conditions)
+    assert dropped == "4 prompts exceeded the context: their 11 oldest demonstrations were dropped."
+    assert trimmed == "2 prompts exceeded the context alone: their reviews were cut at the end."
+
+
+def test_notes_count_the_answers_that_named_neither_label_once():
+    """Not once for each calibration."""
+    scores = sample_scores(n=40, generated=True)
+    uncertain = int(np.sum(scores.generated == 2))
+    assert uncertain
+    assert f"{uncertain} answers named neither label and count as wrong." in notes(evaluate(scores), scores.conditions)

@@ -64,7 +64,7 @@ def test_a_query_does_not_end_in_a_space(review, text):
 def test_no_review_can_imitate_the_layout(review):
     """The one line end of a demonstration is the template's, by whatever character a line may end."""
     first, second = Template().demonstration(review, "negative").splitlines()
-    assert first.startswith("Review: ")
+    assert first.startswith("Review:")
     assert second == "Sentiment: negative"
     assert len(Template().query(review).splitlines()) == 2
 
@@ -75,9 +75,58 @@ def test_words_of_a_review_stand_as_they_are(review, text):
     """Braces too: nothing of a review is taken for a field."""
     template = Template(text)
     ours = template.query(review)
-    assert ours == template.before + " ".join(review.split()) + template.between
+    assert ours == (template.before + " ".join(review.split())).rstrip(" ") + template.between
+    assert ours.startswith(template.unlabelled(review))
     assert template.demonstration(review, "positive").count("{label}") == review.count("{label}")
 
 
 def test_two_templates_of_the_same_text_are_equal():
     assert Template("{text}\n{label}\n") == Template("{text}\n{label}\n") != Template()
+
+
+@pytest.mark.parametrize("text", TEMPLATES)
+def test_without_a_review_the_layout_stands_alone(text):
+    """As content-free inputs need it: no space is left where the review was."""
+    template = Template(text)
+    assert template.query("") == template.before.rstrip(" ") + template.between
+    assert template.query(" \n") == template.query("")
+
+
+@settings(max_examples=30, deadline=None)
+@given(review=reviews, text=st.sampled_from(TEMPLATES))
+def test_a_demonstration_without_its_label_is_what_stands_before_the_label_of_one_with(review, text):
+    template = Template(text)
+    assert template.demonstration(review, "negative") == template.unlabelled(review) + template.between + template.label_space + "negative"
+    assert not template.unlabelled(review).endswith(" ")
+
+
+@pytest.mark.parametrize(
+    ("text", "theirs"),
+    [(TEMPLATES[0], "Sentiment:"), (TEMPLATES[1], "\n"), (TEMPLATES[2], "It was"), (TEMPLATES[3], "> =>")],
+)
+def test_the_premise_asks_for_the_label_and_is_never_empty(text, theirs):
+    assert Template(text).premise == theirs
+
+
+@pytest.mark.parametrize(
+    ("text", "theirs"),
+    [
+        (TEMPLATES[0], "Sentiment: negative\nReview: Dull."),
+        (TEMPLATES[1], "negative\n Dull."),
+        (TEMPLATES[2], "It was  negative Text: Dull."),
+        (TEMPLATES[3], "> =>negative\n< Dull."),
+    ],
+)
+def test_for_the_noisy_channel_the_label_changes_places_with_the_review(text, theirs):
+    assert Template(text).channel_demonstration("Dull.", "negative") == theirs
+
+
+@settings(max_examples=30, deadline=None)
+@given(review=reviews, text=st.sampled_from(TEMPLATES))
+def test_a_channel_demonstration_is_its_label_and_then_its_review(review, text):
+    template = Template(text)
+    ours = template.channel_demonstration(review, "positive")
+    assert ours == template.channel_query("positive") + template.channel_review(review)
+    assert not template.channel_query("positive").endswith(" ")
+    assert template.channel_review(review).split() == review.split()
+    assert len(template.channel_review(review).splitlines()) == 1

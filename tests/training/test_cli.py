@@ -6,7 +6,6 @@ import torch
 from running import call, fit_arguments
 
 from rope_gpt2.training.cli import BestCheckpoint
-from rope_gpt2.training.datamodule import SentimentDataModule
 
 
 def test_a_fit_may_end_before_its_first_validation(tmp_path: Path):
@@ -35,23 +34,3 @@ def test_resuming_goes_on_in_a_folder_of_its_own(fitted: Path, tmp_path: Path):
     arguments = fit_arguments(tmp_path, trainer__max_epochs="3")
     assert call([*arguments, "--ckpt_path", str(fitted / "checkpoints" / "last.ckpt")]) == 0
     assert (tmp_path / "version_0" / "pretrained" / "model.safetensors").is_file()
-
-
-def test_every_process_gets_a_batch(monkeypatch):
-    for world in (1, 3, 8):
-        rows: list[int] = []
-        for rank in range(world):
-            data = SentimentDataModule(
-                train="data/demo.csv",
-                test="data/demo.csv",
-                predict="data/demo.csv",
-                pool="data/demo.csv",
-                eval_batch_size=400,
-                max_length=256,
-                holdout=60,
-            )
-            monkeypatch.setattr(data, "_process", lambda rank=rank, world=world: (rank, world))
-            loader = data.predict_dataloader()
-            assert len(loader) > 0
-            rows += [prompt.query.row for batch in loader for prompt in batch.prompts]
-        assert sorted(rows) == list(range(1, 457))

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from running import DEMO, fit_arguments
-
-from rope_gpt2.fewshot.report import read_predictions
+from running import DEMO, fit_arguments, predictions
 
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
 
@@ -19,13 +18,37 @@ def test_two_processes_predict_every_row_once_with_the_scores_of_one(fitted: Pat
         output = tmp_path / f"{name}.csv"
         done = run_script(*arguments, *shared, "--predictions.output", str(output), *devices)
         assert done.returncode == 0, done.stderr
-        results.append(read_predictions(output))
+        results.append(predictions(output))
     one, two = results
-    assert [row.row for row in two] == list(range(1, 457))
-    for ours, theirs in zip(two, one, strict=True):
-        assert ours.predicted == theirs.predicted
-        assert ours.logprob_positive == pytest.approx(theirs.logprob_positive, abs=1e-4)
+    assert two.row.tolist() == list(range(1, 457))
+    assert two.predicted.equals(one.predicted)
+    np.testing.assert_allclose(two.logprob_positive, one.logprob_positive, atol=1e-4, rtol=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.csv", "two.csv"]
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_every_row_once_with_the_scores_of_one(fitted: Path, tmp_path: Path, run_script):
+    arguments = [
+        "--checkpoint",
+        str(fitted / "pretrained"),
+        "--device",
+        "cpu",
+        "--precision",
+        "32-true",
+        "--shots",
+        "0",
+        "2",
+        "--seeds",
+        "2",
+    ]
+    for name, devices in (("one", "1"), ("two", "2")):
+        done = run_script("evaluate.py", *arguments, "--devices", devices, "--output", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+    one, two = predictions(tmp_path / "one"), predictions(tmp_path / "two")
+    settings = ["row", "sentiment", "predicted", "shots", "seed"]
+    assert two[settings].equals(one[settings])
+    np.testing.assert_allclose(two.logprob_positive, one.logprob_positive, atol=1e-4, rtol=0)
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in (tmp_path / "two").iterdir()}
 
 
 @pytest.mark.slow

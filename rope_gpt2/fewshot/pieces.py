@@ -1,0 +1,145 @@
+"""Scores → the pieces of work that a run has done, so that one that was killed can go on.
+
+While a run goes on, everything stands in `DIR/.partial`: `plan.json` (all that the scores depend on), and a Parquet file for every piece of
+work (some rows under one condition) that is done, each written beside its place and renamed. The files of an earlier run stand as they
+were until the pieces are joined (`run_folder.py`).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from rope_gpt2.errors import InputError
+from rope_gpt2.fewshot.batches import Item
+from rope_gpt2.fewshot.examples import LABELS
+from rope_gpt2.fewshot.prompts import Prompt
+from rope_gpt2.fewshot.scoring import ScoredBatch, predict_labels
+
+MANIFEST, PARTIAL, PLAN = "manifest.json", ".partial", "plan.json"
+
+_PIECE = pa.schema(
+    [("row", pa.int64()), ("sentiment", pa.int8()), ("predicted", pa.int8()), ("negative", pa.float32()), ("positive", pa.float32())]
+)
+
+
+class Pieces:
+    """The pieces of work of a run that are done, a file each.
+
+    Args:
+        folder: where they stand.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, item: Item) -> Path:
+        """The file of a piece."""
+        return self.folder / f"window{item.window:06d}-condition{item.condition:06d}.parquet"
+
+    def is_done(self, item: Item) -> bool:
+        """Whether a piece was scored."""
+        return self.path(item).is_file()
+
+    def write(self, item: Item, prompts: Sequence[Prompt], scored: ScoredBatch) -> None:
+        """Write the rows of a piece, in their order in the file, whole or not at all."""
+        order = sorted(range(len(prompts)), key=lambda place: prompts[place].query.row)
+        logprobs = scored.label_logprobs.cpu()
+        predicted = (predict_labels(logprobs) if scored.generated is None else scored.generated.cpu()).to(torch.int8)
+        chosen = torch.tensor(order, dtype=torch.long)
+        columns = [
+            np.array([prompts[place].query.row for place in order]),
+            np.array([LABELS.index(prompts[place].query.sentiment) for place in order], dtype=np.int8),
+            predicted[chosen].numpy(),
+            *logprobs[chosen].T.numpy(),
+        ]
+        real = [prompt for prompt in prompts if prompt.query.row > 0]
+        counts = {
+            "prompts_dropped": sum(prompt.dropped > 0 for prompt in real),
+            "demonstrations_dropped": sum(prompt.dropped for prompt in real),
+            "prompts_trimmed": sum(prompt.trimmed for prompt in real),
+        }
+        table = pa.table([pa.array(column) for column in columns], schema=_PIECE.with_metadata({"counts": json.dumps(counts)}))
+        write_whole(self.path(item), lambda path: pq.write_table(table, path))
+
+    def read(self, item: Item) -> pa.Table:
+        """The rows of a piece."""
+        return pq.read_table(self.path(item))
+
+    def counts(self, item: Item) -> dict[str, int]:
+        """Prompts that lost something."""
+        return dict(json.loads(pq.read_schema(self.path(item)).metadata[b"counts"]))
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place and rename it, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Indented JSON with a line end."""
+    write_whole(path, lambda partial: partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"))
+
+
+def begin(folder: Path, plan: dict[str, Any], resume: bool) -> Pieces:
+    """The pieces of a run that begins or goes on.
+
+    Args:
+        folder: of the run.
+        plan: what the scores depend on; JSON values.
+        resume: go on with what is there.
+
+    Raises:
+        InputError: if what is there was begun with another plan, or the folder cannot be written to.
+    """
+    partial = folder / PARTIAL
+    plan = json.loads(json.dumps(plan))
+    try:
+        begun = json.loads((partial / PLAN).read_text(encoding="utf-8")) if (partial / PLAN).is_file() else None
+        if resume and begun is not None:
+            if differing := sorted(name for name in {*plan, *begun} if plan.get(name) != begun.get(name)):
+                name = differing[0]
+                then, now = _short(begun.get(name)), _short(plan.get(name))
+                raise InputError(
+                    f"--resume: the run in {folder} was begun with another {name} ({then}, now {now}); give the same options, or "
+                    "another --output"
+                )
+        else:
+            shutil.rmtree(partial, ignore_errors=True)
+            write_json(plan, partial / PLAN)
+    except OSError as error:
+        raise InputError(f"--output {folder}: cannot be written to ({error.strerror}); choose another folder") from error
+    return Pieces(partial)
+
+
+def finished_plan(folder: Path) -> dict[str, Any] | None:
+    """The plan of the finished run in a folder; None where there is none, or another one is under way."""
+    try:
+        return None if (folder / PARTIAL / PLAN).exists() else json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["plan"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def end(folder: Path) -> None:
+    """Forget the pieces of a run whose files are written."""
+    (folder / PARTIAL / PLAN).unlink(missing_ok=True)
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,211 @@
+"""Pieces of work → the folder that a run leaves, and the folder → scores. Rows are in the order of conditions and of the file.
+
+manifest.json        what it takes to run it again: command, options, versions, hashes, device, precision, time
+conditions.json      every condition with its demonstrations; the content-free inputs
+scores.parquet       condition, row, sentiment, predicted, logprob_negative, logprob_positive
+content_free.parquet condition, kind, text, logprob_negative, logprob_positive
+reviews.parquet      row, review, sentiment
+predictions.csv      scores.parquet with the condition's settings written out
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from rope_gpt2.errors import InputError
+from rope_gpt2.fewshot.batches import Item
+from rope_gpt2.fewshot.conditions import Condition
+from rope_gpt2.fewshot.examples import LABELS, Example
+from rope_gpt2.fewshot.pieces import MANIFEST, Pieces, write_json, write_whole
+from rope_gpt2.fewshot.scores import Demonstration, ScoredCondition, Scores
+
+CONDITIONS, SCORES = "conditions.json", "scores.parquet"
+CONTENT_FREE, REVIEWS, PREDICTIONS, METRICS = "content_free.parquet", "reviews.parquet", "predictions.csv", "metrics.json"
+
+_NAMES = (*LABELS, "uncertain")
+_COUNTS = ("prompts_dropped", "demonstrations_dropped", "prompts_trimmed")
+_SETTINGS = ("shots", "demonstration_seed", "order", "demonstration_labels", "selection")
+_CSV_HEADER = ("row", "sentiment", "predicted", "condition", *(name.replace("demonstration_seed", "seed") for name in _SETTINGS))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What `read_run` finds.
+
+    Attributes:
+        scores: label log-probabilities.
+        manifest: how they were made.
+        folder: where.
+    """
+
+    scores: Scores
+    manifest: dict[str, Any]
+    folder: Path
+
+    def reviews(self, rows: Iterable[int]) -> dict[int, str]:
+        """The texts of some rows."""
+        wanted = pa.array(sorted(set(rows)), pa.int64())
+        table = pq.read_table(self.folder / REVIEWS, columns=["row", "review"], filters=[("row", "in", wanted.to_pylist())])
+        return dict(zip(table["row"].to_pylist(), table["review"].to_pylist(), strict=True))
+
+
+def write_reviews(examples: Iterable[Example], path: Path) -> None:
+    """reviews.parquet, streamed."""
+    schema = pa.schema([("row", pa.int64()), ("review", pa.string()), ("sentiment", pa.string())])
+
+    def write(partial: Path) -> None:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for some in _chunks(examples, 16_384):
+                columns = ([item.row for item in some], [item.review for item in some], [item.sentiment for item in some])
+                writer.write_table(pa.table([pa.array(column) for column in columns], schema=schema))
+
+    write_whole(path, write)
+
+
+def write_scores(
+    folder: Path,
+    pieces: Pieces,
+    windows: int,
+    conditions: Sequence[Condition],
+    demonstrations: Sequence[tuple[Demonstration, ...] | None],
+    content_free: Sequence[tuple[str, str]],
+    generated: bool = False,
+) -> None:
+    """Join the pieces: conditions.json, scores.parquet, content_free.parquet, predictions.csv.
+
+    Args:
+        folder: of the run.
+        pieces: all of them.
+        windows: number of windows of rows.
+        conditions: the grid.
+        demonstrations: of each condition; None where every query has its own.
+        content_free: (kind, text) of the inputs with the rows -1, -2, ....
+        generated: whether labels were generated.
+    """
+    described = []
+    for index, (condition, shown) in enumerate(zip(conditions, demonstrations, strict=True)):
+        counts = [pieces.counts(Item(window, index)) for window in range(windows)]
+        total = {name: sum(count[name] for count in counts) for name in _COUNTS}
+        described.append(asdict(condition) | {"demonstrations": None if shown is None else [asdict(item) for item in shown]} | total)
+    listed = [{"kind": kind, "text": text} for kind, text in content_free]
+    write_json({"conditions": described, "content_free": listed, "generated": generated}, folder / CONDITIONS)
+    items = [Item(window, index) for index in range(len(conditions)) for window in range(windows)]
+    write_whole(folder / SCORES, lambda path: _write_table(path, pieces, items))
+    write_whole(folder / CONTENT_FREE, lambda path: pq.write_table(_content_free_table(pieces, conditions, content_free), path))
+    write_whole(folder / PREDICTIONS, lambda path: write_predictions(path, pieces, items, conditions))
+
+
+def write_predictions(path: Path, pieces: Pieces, items: Sequence[Item], conditions: Sequence[Condition]) -> None:
+    """predictions.csv, streamed piece by piece."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow((*_CSV_HEADER, "logprob_negative", "logprob_positive"))
+        for item in items:
+            settings = [item.condition, *(getattr(conditions[item.condition], name) for name in _SETTINGS)]
+            for row in _rows(pieces.read(item)).to_pylist():
+                names = (_NAMES[row["sentiment"]], _NAMES[row["predicted"]])
+                logprobs = (f"{row[label]:.9g}" for label in LABELS)  # reads back as the same float32
+                writer.writerow((row["row"], *names, *settings, *logprobs))
+
+
+def read_run(folder: Path) -> Run:
+    """The scores of a run.
+
+    Raises:
+        InputError: if there is no finished run, or it is damaged.
+    """
+    for name in (MANIFEST, CONDITIONS, SCORES, CONTENT_FREE, REVIEWS):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: holds no finished run ({name} is missing); give a folder of evaluate")
+    try:
+        pq.read_schema(folder / REVIEWS)
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        described = json.loads((folder / CONDITIONS).read_text(encoding="utf-8"))
+        table, free = pq.read_table(folder / SCORES), pq.read_table(folder / CONTENT_FREE)
+        conditions = tuple(_scored_condition(dict(entry)) for entry in described["conditions"])
+        shape = (len(conditions), -1)
+        logprobs = np.stack([table[f"logprob_{label}"].to_numpy().reshape(shape) for label in LABELS], axis=-1)
+        predicted = _indices(table["predicted"]).reshape(shape)
+        kinds = dict.fromkeys(entry["kind"] for entry in described["content_free"])
+        return Run(
+            Scores(
+                rows=table["row"].to_numpy().reshape(shape)[0],
+                sentiments=_indices(table["sentiment"]).reshape(shape)[0],
+                conditions=conditions,
+                label_logprobs=logprobs,
+                generated=predicted if described["generated"] else None,
+                content_free={kind: _of_kind(free, kind, len(conditions)) for kind in kinds},
+            ),
+            manifest,
+            folder,
+        )
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{folder}: its files are damaged or do not belong together ({reason}); run evaluate again") from error
+
+
+def _scored_condition(entry: dict[str, Any]) -> ScoredCondition:
+    shown = entry.pop("demonstrations")
+    counts = {name: entry.pop(name) for name in _COUNTS}
+    condition = Condition(**entry | {"label_words": tuple(entry["label_words"])})
+    return ScoredCondition(condition, None if shown is None else tuple(Demonstration(**item) for item in shown), **counts)
+
+
+def _write_table(path: Path, pieces: Pieces, items: Sequence[Item]) -> None:
+    label = pa.dictionary(pa.int8(), pa.string())
+    schema = pa.schema(
+        [("condition", pa.int32()), ("row", pa.int64()), ("sentiment", label), ("predicted", label)]
+        + [(f"logprob_{name}", pa.float32()) for name in LABELS]
+    )
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for item in items:
+            rows = _rows(pieces.read(item))
+            index = pa.array(np.full(len(rows), item.condition, dtype=np.int32))
+            labels = [pa.DictionaryArray.from_arrays(rows[name].combine_chunks(), _NAMES) for name in ("sentiment", "predicted")]
+            writer.write_table(pa.table([index, rows["row"], *labels, rows["negative"], rows["positive"]], schema=schema))
+
+
+def _content_free_table(pieces: Pieces, conditions: Sequence[Condition], inputs: Sequence[tuple[str, str]]) -> pa.Table:
+    columns: dict[str, list[Any]] = {name: [] for name in ("condition", "kind", "text", "logprob_negative", "logprob_positive")}
+    for index in range(len(conditions) if inputs else 0):
+        table = pieces.read(Item(0, index))
+        for row in reversed(table.filter(pa.compute.less(table["row"], 0)).to_pylist()):  # in the order of the inputs
+            kind, text = inputs[-row["row"] - 1]
+            for name, value in zip(columns, (index, kind, text, row["negative"], row["positive"]), strict=True):
+                columns[name].append(value)
+    types = (pa.int32(), pa.string(), pa.string(), pa.float32(), pa.float32())
+    return pa.table({name: pa.array(values, kind) for (name, values), kind in zip(columns.items(), types, strict=True)})
+
+
+def _rows(table: pa.Table) -> pa.Table:
+    """Without the content-free inputs."""
+    return table.filter(pa.compute.greater(table["row"], 0))
+
+
+def _indices(column: pa.ChunkedArray) -> np.ndarray:
+    """Places of labels in `LABELS`, `UNCERTAIN` behind them."""
+    return pa.compute.index_in(column.cast(pa.string()), pa.array(_NAMES)).to_numpy().astype(np.int8)
+
+
+def _of_kind(table: pa.Table, kind: str, conditions: int) -> np.ndarray:
+    rows = table.filter(pa.compute.equal(table["kind"], kind))
+    return np.stack([rows[f"logprob_{label}"].to_numpy().reshape(conditions, -1) for label in LABELS], axis=-1)
+
+
+def _chunks(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    chunk: list[Example] = []
+    for example in examples:
+        chunk.append(example)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
