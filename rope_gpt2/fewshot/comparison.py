@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.cells import predict_calibrated
 from rope_gpt2.fewshot.groups import Group, Setting, group_conditions, paired_draws
-from rope_gpt2.fewshot.intervals import ALPHA, paired_comparison
+from rope_gpt2.fewshot.intervals import direction, paired_comparison
 from rope_gpt2.fewshot.pairing import differing_factors, pair_settings, share_draws
 from rope_gpt2.fewshot.scores import Scores
 
@@ -105,7 +105,7 @@ def compare_scores(a: Scores, b: Scores, calibration: str = "none") -> RunCompar
         n=len(a.rows),
         majority_baseline=float(np.bincount(a.sentiments, minlength=2).max() / len(a.rows)),
         calibration=calibration,
-        settings=tuple(replace(one, p_holm=p, outcome=_outcome(one.ci95, p)) for one, p in zip(compared, corrected, strict=True)),
+        settings=tuple(replace(one, p_holm=p, outcome=direction(one.ci95, p)) for one, p in zip(compared, corrected, strict=True)),
         only_a=tuple(group.setting for group in groups_a if group.setting not in paired_a),
         only_b=tuple(group.setting for group in groups_b if group.setting not in paired_b),
     )
@@ -145,7 +145,7 @@ def _compare(a: Scores, group_a: Group, right_a: NDArray, b: Scores, group_b: Gr
         only_a=int((draws_a > draws_b).sum()),
         only_b=int((draws_b > draws_a).sum()),
         smallest_detectable=result.smallest_detectable,
-        outcome=_outcome(result.ci95, result.p_value),
+        outcome=direction(result.ci95, result.p_value),
         conditions=max(len(ours.indices), len(theirs.indices)),
         left_out=len(group_a.indices) - len(ours.indices) + len(group_b.indices) - len(theirs.indices),
         other_demonstrations=_count_other_demonstrations(a, ours, b, theirs),
@@ -161,13 +161,6 @@ def _count_other_demonstrations(a: Scores, group_a: Group, b: Scores, group_b: G
 def _shown(scores: Scores, index: int) -> list[tuple[str, str | None]] | None:
     demonstrations = scores.conditions[index].demonstrations
     return None if demonstrations is None else [(item.review, item.shown) for item in demonstrations]
-
-
-def _outcome(ci95: tuple[float, float], p_value: float) -> str:
-    low, high = ci95
-    if p_value >= ALPHA or low <= 0 <= high:
-        return "not shown"
-    return "better" if low > 0 else "worse"
 
 
 def _shots(groups: Sequence[Group]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rope_gpt2.fewshot.groups import Group, paired_draws
-from rope_gpt2.fewshot.intervals import Comparison, crossed_interval, paired_comparison
+from rope_gpt2.fewshot.intervals import Comparison, crossed_interval, direction, paired_comparison
 
 _PHRASES = {
     "gold - zero": "against 0 shots",
@@ -34,12 +34,12 @@ _LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What one number of shots shows, under calibration none.
+    """What one number of shots shows, under one calibration.
 
     Attributes:
-        shots, selection, template, label_words: of the conditions compared.
+        shots, selection, template, label_words, calibration: of the conditions compared.
         comparisons: gold - zero, gold - random, gold - flipped, gold - none: those that were run.
-        demonstrations: "better" or "worse" where the interval of gold - zero leaves out 0, else "not shown"; "not asked" without 0 shots.
+        demonstrations: what gold - zero shows: "better", "worse" or "not shown" (see `direction`); "not asked" without 0 shots.
         labels: the same, of gold - random and gold - flipped; either is enough, so a model that ignores labels passes for one that
             uses them in up to one run of ten, not of twenty.
         verdict: one plain sentence.
@@ -49,21 +49,23 @@ class Controls:
     selection: str
     template: str
     label_words: str
+    calibration: str
     comparisons: tuple[Comparison, ...]
     demonstrations: str
     labels: str
     verdict: str
 
 
-def compare_controls(groups: Sequence[Group], right: NDArray) -> tuple[Controls, ...]:
+def compare_controls(groups: Sequence[Group], right: NDArray, calibration: str = "none") -> tuple[Controls, ...]:
     """Controls for every group with gold labels and demonstrations, in the order of `groups`.
 
     Args:
         groups: of a run.
-        right: [C, n] whether each prediction (calibration none) is right.
+        right: [C, n] whether each prediction is right.
+        calibration: of these predictions.
     """
     return tuple(
-        _compare(group, _find_controls(group, groups), right)
+        _compare(group, _find_controls(group, groups), right, calibration)
         for group in groups
         if group.setting.shots and group.setting.demonstration_labels == "gold"
     )
@@ -93,47 +95,61 @@ def _find_controls(gold: Group, groups: Sequence[Group]) -> dict[str, Group]:
     return {name: found[name] for name in _PHRASES if name in found}
 
 
-def _compare(gold: Group, against: dict[str, Group], right: NDArray) -> Controls:
+def _compare(gold: Group, against: dict[str, Group], right: NDArray, calibration: str) -> Controls:
     comparisons = tuple(paired_comparison(*paired_draws(gold, right, control, right), name) for name, control in against.items())
     setting = gold.setting
     demonstrations = _direction([c for c in comparisons if c.name == "gold - zero"])
     labels = _direction([c for c in comparisons if c.name in ("gold - random", "gold - flipped")])
     if demonstrations != "not asked" or labels != "not asked":
-        verdict = _sentence(setting.shots, demonstrations, labels, comparisons)
+        shots = f"At {setting.shots} shot{'' if setting.shots == 1 else 's'}" + f" with calibration {calibration}" * (calibration != "none")
+        verdict = f"{shots} this model {_claim(demonstrations, labels)}: {_evidence(comparisons)}"
         verdict += _follows_labels(gold, against, right) + _not_asked(setting.shots, demonstrations, labels) + "."
     else:
         verdict = unasked_verdict(setting.shots)
-    return Controls(setting.shots, setting.selection, setting.template, setting.label_words, comparisons, demonstrations, labels, verdict)
+    return Controls(
+        shots=setting.shots,
+        selection=setting.selection,
+        template=setting.template,
+        label_words=setting.label_words,
+        calibration=calibration,
+        comparisons=comparisons,
+        demonstrations=demonstrations,
+        labels=labels,
+        verdict=verdict,
+    )
 
 
 def _direction(comparisons: Sequence[Comparison]) -> str:
     if not comparisons:
         return "not asked"
-    if any(comparison.ci95[0] > 0 for comparison in comparisons):
-        return "better"
-    return "worse" if any(comparison.ci95[1] < 0 for comparison in comparisons) else "not shown"
+    shown = {direction(comparison.ci95, comparison.p_value) for comparison in comparisons}
+    return next((one for one in ("better", "worse") if one in shown), "not shown")
 
 
-def _sentence(shots: int, demonstrations: str, labels: str, comparisons: Sequence[Comparison]) -> str:
+def _claim(demonstrations: str, labels: str) -> str:
     if demonstrations == labels == "better":
-        claim = "uses its demonstrations and their labels"
-    elif demonstrations == labels == "not shown":
-        claim = "uses neither its demonstrations nor their labels, as far as these rows show"
-    elif "not asked" in (demonstrations, labels):
-        claim = _LABELS.get(labels) or _DEMONSTRATIONS[demonstrations]
-    else:
-        joint = "and" if demonstrations == labels else "but"
-        claim = f"{_DEMONSTRATIONS[demonstrations]} {joint} {_LABELS[labels].replace('its demonstrations', 'these')}"
+        return "uses its demonstrations and their labels"
+    if demonstrations == labels == "not shown":
+        return "uses neither its demonstrations nor their labels, as far as these rows show"
+    if "not asked" in (demonstrations, labels):
+        return _LABELS.get(labels) or _DEMONSTRATIONS[demonstrations]
+    joint = "and" if demonstrations == labels else "but"
+    return f"{_DEMONSTRATIONS[demonstrations]} {joint} {_LABELS[labels].replace('its demonstrations', 'these')}"
+
+
+def _evidence(comparisons: Sequence[Comparison]) -> str:
     draws = max(comparison.draws for comparison in comparisons)
     size = f"n = {comparisons[0].n}" + (f", {draws} draws of demonstrations" if draws > 1 else ", one draw of demonstrations")
     figures = ", ".join(_figure(comparison) for comparison in comparisons)
-    return f"At {shots} shot{'' if shots == 1 else 's'} this model {claim}: gold labels make {figures}; {size}"
+    return f"gold labels make {figures}; {size}"
 
 
 def _figure(comparison: Comparison) -> str:
     low, high = comparison.ci95
     text = f"{_points(comparison.difference)} points {_PHRASES[comparison.name]} (95 % interval {_points(low)} to {_points(high)}"
-    if low <= 0 <= high:
+    if direction(comparison.ci95, comparison.p_value) == "not shown":
+        if not low <= 0 <= high:
+            text += f"; but p = {comparison.p_value:.3f}"
         text += f"; {100 * comparison.smallest_detectable:.1f} points could have been shown"
     return text + ")"
 

@@ -18,7 +18,7 @@ class Setting:
 
     Attributes:
         shots, demonstration_labels, selection, template: as in `Condition`.
-        label_words: joined by "/".
+        label_words: joined by `join_words`.
     """
 
     shots: int
@@ -56,9 +56,18 @@ class Group:
         return np.stack([right[list(orders)].mean(axis=0, dtype=np.float32) for orders in self.members])
 
 
+def join_words(words: Sequence[str]) -> str:
+    r"""Label words as one, for tables and sentences: joined by "/", with "\" before a "/" or "\" of their own, so that no two are alike.
+
+    >>> join_words(("bad", "good")), join_words(("a/b", "c")) == join_words(("a", "b/c"))
+    ('bad/good', False)
+    """
+    return "/".join(word.replace("\\", "\\\\").replace("/", "\\/") for word in words)
+
+
 def setting_of(condition: Condition) -> Setting:
     """What a condition shares with its other seeds and orders."""
-    words = "/".join(condition.label_words)
+    words = join_words(condition.label_words)
     return Setting(condition.shots, condition.demonstration_labels, condition.selection, condition.template, words)
 
 

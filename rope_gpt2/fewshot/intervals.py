@@ -16,6 +16,7 @@ from rope_gpt2.errors import InputError
 ALPHA, POWER = 0.05, 0.8
 RESAMPLES = 9_999
 SMALLEST_P = 1e-15  # below it quantiles lose their digits
+ROUNDING = 1e-6  # of float32, relative to the numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,17 @@ class _Spread:
         of_queries = float(by_query.var(ddof=1)) / n if n > 1 else 0.0
         return cls(float(by_draw.mean()), of_queries, float(by_draw.var(ddof=1)) / draws if draws > 1 else 0.0, draws)
 
+    def varies(self) -> bool:
+        """Whether queries or draws differ by more than rounding: the mean of n equal numbers is not always that number."""
+        return self.half_width(ALPHA) > ROUNDING * abs(self.mean)
+
     def half_width(self, alpha: float) -> float:
         """Of the interval that leaves out a share alpha."""
         draws = stats.t.ppf(1 - alpha / 2, self.draws - 1) * math.sqrt(self.of_draws) if self.of_draws else 0.0
         return math.hypot(stats.norm.ppf(1 - alpha / 2) * math.sqrt(self.of_queries), draws)
 
     def p_value(self) -> float:
-        """The share alpha at which the interval just reaches 0, so that test and interval never disagree."""
+        """The share alpha at which the interval just reaches 0, so that test and interval agree."""
         distance = abs(self.mean)
         if self.half_width(SMALLEST_P) <= distance:
             return SMALLEST_P
@@ -93,7 +98,7 @@ def crossed_interval(right: NDArray) -> tuple[float, float]:
     draws, n = right.shape
     spread = _Spread.of(right)
     half = spread.half_width(ALPHA)
-    if draws == 1 or half == 0.0:  # all right or all wrong: no variance to go by
+    if draws == 1 or not spread.varies():  # all right or all wrong, say: no variance to go by
         return wilson_interval(round(spread.mean * n), n)
     return max(0.0, spread.mean - half), min(1.0, spread.mean + half)
 
@@ -103,8 +108,9 @@ def paired_comparison(right_a: NDArray, right_b: NDArray, name: str) -> Comparis
 
     Single conditions: McNemar's exact test (1947: the binomial test on the queries that only one of them has right), and the percentile
     bootstrap over queries. Several draws: the interval of `crossed_interval` on the differences, paired by draw and query, and the
-    test that belongs to it. A test over queries alone (a bootstrap, or sign flips, of the means over draws) would speak of these very
-    draws, and call a lucky set of demonstrations a property of the model.
+    test that belongs to it; but no p-value is below 2 / 2^n, that of the exact sign test on n queries that all speak for one side: a
+    few queries that happen to agree have no spread to go by. A test over queries alone (a bootstrap, or sign flips, of the means over
+    draws) would speak of these very draws, and call a lucky set of demonstrations a property of the model.
 
     Args:
         right_a, right_b: [n], [1, n] or [D, n], bool or in [0, 1]; a single draw stands against each of the other's.
@@ -121,13 +127,29 @@ def paired_comparison(right_a: NDArray, right_b: NDArray, name: str) -> Comparis
     difference = np.subtract(a, b, dtype=np.float32)
     draws, n = difference.shape
     spread = _Spread.of(difference)
-    half, p_value = spread.half_width(ALPHA), spread.p_value()
-    if n == 1 or half == 0.0:  # nothing varies: by how much it could is all that n tells
-        half, p_value = wilson_interval(0, n)[1], 1.0 if n == 1 or spread.mean == 0.0 else p_value
+    if n == 1 or not spread.varies():  # nothing varies: by how much it could is all that n tells
+        half, p_value = wilson_interval(0, n)[1], 1.0 if abs(spread.mean) < ROUNDING else SMALLEST_P
+    else:
+        half, p_value = spread.half_width(ALPHA), spread.p_value()
+    p_value = max(p_value, 2 * 0.5**n)
     interval = max(-1.0, spread.mean - half), min(1.0, spread.mean + half)
     # the half width is a quantile of 1 - alpha / 2; power adds its own quantile to it
     detectable = half * (1 + stats.norm.ppf(POWER) / stats.norm.ppf(1 - ALPHA / 2))
     return Comparison(name, spread.mean, interval, p_value, n, draws, min(1.0, float(detectable)))
+
+
+def direction(ci95: tuple[float, float], p_value: float) -> str:
+    """What a comparison shows: "better" or "worse" where its p-value is below 0.05 and its interval leaves out 0, else "not shown".
+
+    An exact test and a bootstrap interval are two methods, which part where few queries differ: what one of them alone shows is not shown.
+
+    >>> direction((0.1, 0.9), 0.01), direction((-0.9, -0.1), 0.01), direction((0.1, 0.9), 0.125)
+    ('better', 'worse', 'not shown')
+    """
+    low, high = ci95
+    if p_value >= ALPHA or low <= 0 <= high:
+        return "not shown"
+    return "better" if low > 0 else "worse"
 
 
 def _compare_single(only_a: NDArray[np.bool_], only_b: NDArray[np.bool_], name: str) -> Comparison:

@@ -93,13 +93,13 @@ class Metrics:
         n: number of queries.
         label_counts: label → number of queries.
         majority_baseline: accuracy of always answering the commoner label.
-        headline: index into `summaries`: gold labels, calibration none, 4 shots if scored, else the most.
+        headline: index into `summaries`: gold labels, calibration none if asked for, 4 shots if scored, else the most.
         cells: calibration by calibration, in the order of the run's conditions.
         summaries: calibration by calibration, in the order of `group_conditions`.
         variance: of settings with several cells.
         bias: of every summary.
         order_choices: of every summary with several orders; none for generated text.
-        controls: of every setting with gold labels and demonstrations.
+        controls: of every setting with gold labels and demonstrations, under the headline's calibration.
         verdict: the controls' sentence for the headline, or what to run to get one.
         reliability: of the headline; None for generated text.
     """
@@ -123,7 +123,7 @@ def evaluate(scores: Scores, calibrations: Sequence[str] | None = None) -> Metri
 
     Args:
         scores: of at least one query and one condition.
-        calibrations: some of `CALIBRATIONS`; None: all that the scores allow. The controls are always those of "none".
+        calibrations: some of `CALIBRATIONS`; None: all that the scores allow.
 
     Raises:
         InputError: for scores without queries or conditions, or a calibration that they do not allow.
@@ -150,8 +150,8 @@ def evaluate(scores: Scores, calibrations: Sequence[str] | None = None) -> Metri
             choices += [choice for group in groups for choice in choose_orders(group, odds, accuracies, calibration)]
         cells += new
     headline = _headline(summaries)
-    group = groups[headline % len(groups)]
-    controls = compare_controls(groups, predict_calibrated(scores, "none")[0] == scores.sentiments)
+    group, calibration = groups[headline % len(groups)], summaries[headline].calibration
+    controls = compare_controls(groups, predict_calibrated(scores, calibration)[0] == scores.sentiments, calibration)
     return Metrics(
         n=len(scores.rows),
         label_counts={label: int((scores.sentiments == index).sum()) for index, label in enumerate(LABELS)},
@@ -164,7 +164,7 @@ def evaluate(scores: Scores, calibrations: Sequence[str] | None = None) -> Metri
         order_choices=tuple(choices),
         controls=controls,
         verdict=_verdict(group.setting, controls),
-        reliability=measure_reliability(scores, group, summaries[headline].calibration) if scores.generated is None else None,
+        reliability=measure_reliability(scores, group, calibration) if scores.generated is None else None,
     )
 
 

@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from rope_gpt2.fewshot.examples import LABELS
+from rope_gpt2.fewshot.groups import setting_of
 from rope_gpt2.fewshot.metrics import Summary
 from rope_gpt2.fewshot.scores import UNCERTAIN, ScoredCondition, Scores
 from rope_gpt2.fewshot.template import Template
 from rope_gpt2.fewshot.verbalizer import Verbalizer
 
 COUNT = 20  # mistakes on the page
+REPLACED = "[another demonstration stood here]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,10 @@ class Mistake:
         predicted: what is predicted most often where it is wrong; "uncertain" for generated text that names neither label.
         confidence: mean probability of the wrong label, of the two, over all conditions, in [0, 1]; NaN for generated text.
         share_wrong: fraction of the conditions that are wrong, in [0, 1].
-        prompt: as the first of these conditions puts it.
+        prompt: as the first of these conditions puts it, before anything was dropped or cut.
+        replaced: the query is itself among that condition's demonstrations, so others that are not known stood in its prompt.
+        prompts_dropped, prompts_trimmed: of all queries' prompts under that condition: how many lost their oldest demonstrations, or the
+            end of their review, because they exceeded the context.
     """
 
     row: int
@@ -35,6 +40,9 @@ class Mistake:
     confidence: float
     share_wrong: float
     prompt: str
+    replaced: bool = False
+    prompts_dropped: int = 0
+    prompts_trimmed: int = 0
 
 
 def worst_mistakes(
@@ -76,6 +84,9 @@ def worst_mistakes(
             confidence=float(confidence[place]),
             share_wrong=float(wrong[place] / len(chosen)),
             prompt=render_prompt(first, reviews[row], LABELS[scores.sentiments[place]] if channel else None),
+            replaced=any(_is_same(one.review, reviews[row]) for one in first.demonstrations or ()),
+            prompts_dropped=first.prompts_dropped,
+            prompts_trimmed=first.prompts_trimmed,
         )
         for place in worst
     ]
@@ -84,7 +95,8 @@ def worst_mistakes(
 def render_prompt(scored: ScoredCondition, review: str, channel_label: str | None = None) -> str:
     """The prompt as text: demonstrations oldest first, then the query up to where the label word follows.
 
-    Where every query has demonstrations of its own (selection "similar") the query stands alone.
+    Where every query has demonstrations of its own (selection "similar") the query stands alone. A query that is itself among the
+    demonstrations was given others: `REPLACED` stands in its place.
 
     Args:
         scored: the condition with its demonstrations.
@@ -93,21 +105,27 @@ def render_prompt(scored: ScoredCondition, review: str, channel_label: str | Non
     """
     template, verbalizer = Template(scored.condition.template), Verbalizer(scored.condition.label_words)
     lay_out = template.demonstration if channel_label is None else template.channel_demonstration
-    shown = [
-        template.unlabelled(one.review) if one.shown is None else lay_out(one.review, verbalizer.word(one.shown))
-        for one in scored.demonstrations or ()
-    ]
+    shown = []
+    for one in scored.demonstrations or ():
+        if _is_same(one.review, review):
+            shown.append(REPLACED)
+        else:
+            shown.append(template.unlabelled(one.review) if one.shown is None else lay_out(one.review, verbalizer.word(one.shown)))
     if channel_label is None:
         return template.separator.join((*shown, template.query(review)))
     return template.separator.join((*shown, template.channel_query(verbalizer.word(channel_label)) + template.channel_review(review)))
 
 
+def _is_same(review: str, other: str) -> bool:
+    """But for white space, as demonstrations are drawn."""
+    return review.split() == other.split()
+
+
 def _belongs(scored: ScoredCondition, summary: Summary) -> bool:
-    condition = scored.condition
-    layout = (condition.shots, condition.template, "/".join(condition.label_words))
-    shown = (condition.demonstration_labels, condition.selection)
+    ours = setting_of(scored.condition)
+    layout, shown = (ours.shots, ours.template, ours.label_words), (ours.demonstration_labels, ours.selection)
     return layout == (summary.shots, summary.template, summary.label_words) and (
-        condition.shots == 0 or shown == (summary.demonstration_labels, summary.selection)
+        ours.shots == 0 or shown == (summary.demonstration_labels, summary.selection)
     )
 
 

@@ -1,7 +1,8 @@
 """Metrics → report.html: one page that needs nothing but itself.
 
 Its text is in page.html.j2, its looks in page.css, what it does in page.js (sorting, filters, the theme; without scripts the page is
-whole but for these). Every figure is of `Metrics`: cells of tables and figures of the head carry the unrounded value in `data-value`.
+whole but for these). Every figure is of `Metrics`, but for those of the mistakes and of how the run was made: cells of tables and figures
+of the head carry the unrounded value in `data-value`.
 Reviews are inert: they are escaped, and a Content-Security-Policy lets no script run but the page's own, nor anything be fetched.
 """
 

@@ -105,3 +105,22 @@ def test_controls_compare_within_a_layout_and_a_selection():
     assert [(c.selection, c.label_words) for c in controls if c.labels == "better"] == [("similar", "no/yes")]
     assert len(controls) == 4
     assert all(len(control.comparisons) == 2 for control in controls)
+
+
+def test_a_gain_that_the_exact_test_does_not_show_is_no_gain():
+    """4 of 872 queries that differ, all of them for gold labels: the interval leaves out 0, and p = 0.125."""
+    conditions = expand_grid([0, 4], 1)
+    right = np.arange(872) < np.array([[500 if condition.shots == 0 else 504] for condition in conditions])
+    (control,) = compare_controls(group_conditions(conditions), right)
+    assert control.comparisons[0].ci95[0] > 0
+    assert control.demonstrations == "not shown"
+    assert "shows no gain from its demonstrations: gold labels make +0.5 points" in control.verdict
+    assert "; but p = 0.125; " in control.verdict
+    assert "could have been shown)" in control.verdict
+
+
+def test_the_sentence_names_a_calibration():
+    conditions = expand_grid([0, 4], 1)
+    (control,) = compare_controls(group_conditions(conditions), np.ones((2, 20), bool), "batch")
+    assert control.calibration == "batch"
+    assert control.verdict.startswith("At 4 shots with calibration batch this model ")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rope_gpt2.fewshot.conditions import Condition, expand_grid
-from rope_gpt2.fewshot.groups import group_conditions, paired_draws, setting_of
+from rope_gpt2.fewshot.groups import group_conditions, join_words, paired_draws, setting_of
 
 
 @settings(max_examples=30, deadline=None)
@@ -54,3 +54,17 @@ def test_orders_of_a_single_seed_are_paired_by_order_and_averaged_against_severa
     a, b = paired_draws(orders, right[:6], seeds, right[6:])
     np.testing.assert_allclose(a, right[:6].mean(axis=0, keepdims=True))
     assert len(b) == 3
+
+
+words = st.lists(st.text("a/\\\\", max_size=4), min_size=2, max_size=2)
+
+
+@given(words, words)
+def test_label_words_are_joined_alike_only_where_they_are_the_same(ours, theirs):
+    assert (join_words(ours) == join_words(theirs)) == (ours == theirs)
+
+
+def test_label_words_with_a_slash_stay_in_groups_of_their_own():
+    groups = group_conditions([Condition(4, label_words=words) for words in (("a/b", "c"), ("a", "b/c"))])
+    assert [group.indices for group in groups] == [[0], [1]]
+    assert len({group.setting for group in groups}) == 2

@@ -11,6 +11,7 @@ from scipy import stats
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.intervals import (
     crossed_interval,
+    direction,
     paired_comparison,
     smallest_detectable_difference,
     variance_components,
@@ -114,7 +115,7 @@ def test_with_several_draws_the_test_and_the_interval_agree(right, seed):
     other = np.random.default_rng(seed).random(right.shape) < 0.2
     comparison = paired_comparison(right, other, "a - b")
     low, high = comparison.ci95
-    if abs(comparison.p_value - 0.05) > 1e-6:
+    if abs(comparison.p_value - 0.05) > 1e-6 and comparison.p_value > 2 * 0.5**comparison.n:
         assert (low <= 0 <= high) == (comparison.p_value > 0.05)
 
 
@@ -149,6 +150,37 @@ def test_where_nothing_differs_the_interval_tells_how_little_n_rows_can_exclude(
     assert (comparison.difference, comparison.p_value) == (0, 1)
     assert comparison.ci95 == pytest.approx((-wilson(0, 40)[1], wilson(0, 40)[1]))
     assert comparison.smallest_detectable > 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 40])
+@pytest.mark.parametrize("gain", [1, 1 / 3, 0.1], ids=["all", "a third", "a tenth"])
+def test_several_draws_that_all_agree_say_no_more_than_the_exact_test_of_so_many_queries(n, gain):
+    comparison = paired_comparison(np.full((3, n), gain), np.zeros((3, n)), "a - b")
+    low, high = comparison.ci95
+    assert comparison.p_value == pytest.approx(stats.binomtest(n, n).pvalue)
+    assert low < comparison.difference <= high
+    assert high - low > 1 / (n + 4)
+    assert direction(comparison.ci95, comparison.p_value) == ("better" if n > 5 and low > 0 else "not shown")
+
+
+def test_two_queries_that_nearly_agree_show_nothing():
+    comparison = paired_comparison(np.array([[1, 0.99]] * 3), np.zeros((3, 2)), "a - b")
+    assert comparison.p_value == 0.5
+
+
+@pytest.mark.parametrize("share", [1 / 3, 0.1, 0.7])
+def test_draws_alike_leave_an_interval_of_some_width(share):
+    low, high = crossed_interval(np.full((3, 7), share, np.float32))
+    assert (low, high) == pytest.approx(wilson(round(7 * share), 7))
+
+
+def test_an_interval_and_an_exact_test_that_part_show_nothing():
+    """4 of 872 queries that differ, all of them for one side: the bootstrap's interval leaves out 0, McNemar's p is 0.125."""
+    a, b = np.arange(872) < 504, np.arange(872) < 500
+    comparison = paired_comparison(a, b, "a - b")
+    assert comparison.ci95[0] > 0
+    assert comparison.p_value == 0.125
+    assert direction(comparison.ci95, comparison.p_value) == "not shown"
 
 
 @pytest.mark.parametrize(("a", "b"), [((5,), (6,)), ((2, 5), (3, 5)), ((0,), (0,))])

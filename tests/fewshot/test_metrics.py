@@ -165,6 +165,22 @@ def test_the_headline_is_four_shots_or_the_most(shots, headline):
     assert (summary.shots, summary.demonstration_labels, summary.calibration) == (headline, "gold", "none")
 
 
+def test_the_verdict_is_under_the_headlines_calibration():
+    """Log-odds are shifted by 5 under 0 shots, so that all is predicted positive; batch calibration takes most of it away."""
+    generator, sentiments = np.random.default_rng(0), np.arange(400) % 2
+    odds = 2 * sentiments - 1 + generator.standard_normal((2, 400))
+    scores = scores_of(odds + np.array([[5], [0]]), sentiments, expand_grid([0, 4]))
+    plain, both, calibrated = (evaluate(scores, chosen) for chosen in (["none"], ["batch", "none"], ["batch"]))
+    assert both.controls == plain.controls
+    assert plain.controls[0].demonstrations == "better"
+    (control,) = calibrated.controls
+    zero, four = calibrated.summaries
+    assert control.comparisons[0].difference == pytest.approx(four.accuracy_mean - zero.accuracy_mean)
+    assert control.comparisons[0].difference < plain.controls[0].comparisons[0].difference / 2
+    assert calibrated.verdict == control.verdict
+    assert "with calibration batch" in calibrated.verdict
+
+
 def test_the_reliability_diagram_pools_the_headlines_predictions():
     scores = noisy(expand_grid([0, 4], seeds=3))
     metrics = evaluate(scores, ["none"])

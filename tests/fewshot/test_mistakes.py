@@ -84,3 +84,36 @@ def test_under_the_noisy_channel_the_label_stands_before_the_review():
     demonstrations = (Demonstration(1, "A bore.", "negative", "negative"),)
     scored = ScoredCondition(Condition(1, label_words=("bad", "good")), demonstrations)
     assert render_prompt(scored, "A joy.", "positive") == "Sentiment: bad\nReview: A bore.\n\nSentiment: good\nReview: A joy."
+
+
+def test_a_review_among_its_own_demonstrations_is_not_shown_there():
+    demonstrations = tuple(Demonstration(row, review, "negative", "negative") for row, review in ((1, "A bore."), (2, "A  joy.")))
+    scored = ScoredCondition(Condition(2), demonstrations)
+    expected = "Review: A bore.\nSentiment: negative\n\n[another demonstration stood here]\n\nReview: A joy.\nSentiment:"
+    assert render_prompt(scored, "A joy. ") == expected
+
+
+def test_a_mistake_tells_what_its_condition_dropped_cut_and_replaced():
+    scores = sample_scores(shots=(4,), labels=("gold",), seeds=1, orders=1)
+    (first,) = scores.conditions
+    scores = dataclasses.replace(scores, conditions=(dataclasses.replace(first, prompts_dropped=3, prompts_trimmed=2),))
+    (summary,) = evaluate(scores, ["none"]).summaries
+    worst = worst_mistakes(scores, summary, reader(scores))
+    assert {(one.prompts_dropped, one.prompts_trimmed, one.replaced) for one in worst} == {(3, 2, False)}
+    shown = first.demonstrations[0].review
+    replaced = worst_mistakes(scores, summary, lambda rows: {row: shown if row == worst[0].row else "Else." for row in rows})
+    assert [one.replaced for one in replaced] == [one.row == worst[0].row for one in worst]
+
+
+def test_label_words_with_a_slash_keep_their_own_mistakes():
+    """The first condition is right where the second is wrong."""
+    scores = sample_scores(shots=(0,), labels=("gold",), content_free=())
+    conditions = tuple(ScoredCondition(Condition(0, label_words=words), ()) for words in (("a/b", "c"), ("a", "b/c")))
+    logprobs = np.concatenate([scores.label_logprobs, scores.label_logprobs[..., ::-1]])
+    scores = dataclasses.replace(scores, conditions=conditions, label_logprobs=logprobs)
+    first, second = (
+        {mistake.row for mistake in worst_mistakes(scores, summary, reader(scores), count=200)}
+        for summary in evaluate(scores, ["none"]).summaries
+    )
+    assert first | second == set(scores.rows.tolist())
+    assert not first & second

@@ -195,6 +195,28 @@ def test_a_review_that_cannot_be_encoded_is_shown_as_far_as_it_can(metrics, tmp_
     assert "lone ? surrogate" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said", "unsaid"),
+    [
+        ({}, [], ["exceeded the context", "was given another"]),
+        ({"prompts_dropped": 1200}, ["1,200 lost their oldest demonstrations"], ["cut at the end", "was given another"]),
+        ({"prompts_trimmed": 3}, ["3 had their review cut at the end"], ["lost their oldest", "was given another"]),
+        ({"replaced": True}, ["was given another in its place"], ["exceeded the context"]),
+    ],
+    ids=["as shown", "dropped", "trimmed", "replaced"],
+)
+def test_the_page_says_where_prompts_were_not_as_shown(metrics, changes, said, unsaid):
+    text = render_page(metrics, INFO, [Mistake(1, "Dull.", "negative", "positive", 0.9, 1.0, "Review: Dull.", **changes)])
+    assert [words in text for words in said] == [True] * len(said)
+    assert [words in text for words in unsaid] == [False] * len(unsaid)
+
+
+def test_the_page_says_under_which_calibration_controls_are_compared(metrics):
+    words = "All with calibration batch."
+    assert words in render_page(evaluate(sample_scores(), ["batch"]), INFO, [])
+    assert words not in render_page(metrics, INFO, [])
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     yield from start_browser(tmp_path_factory.mktemp("profile"))
