@@ -12,6 +12,7 @@ from running import DEMO, call, predictions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rope_gpt2.fewshot import scoring
+from rope_gpt2.fewshot.verbalizer import Verbalizer
 from rope_gpt2.training import module
 
 CHANGING = {"manifest.json", "report.html"}  # hold the time
@@ -144,6 +145,34 @@ def test_scoring_by_generation_counts_what_names_neither_label_as_wrong(fitted: 
     assert cell["uncertain"] == share
     assert cell["accuracy"] == float((rows.predicted == rows.sentiment).mean())
     assert ("named neither label" in capsys.readouterr().out) == (share > 0)
+
+
+def test_generated_texts_are_searched_for_the_label_words_of_their_condition(fitted: Path, tmp_path: Path, monkeypatch):
+    searched = []
+    monkeypatch.setattr(Verbalizer, "find", lambda self, text: searched.append(self.words))
+    words = ["--label-words", "bad", "good", "--label-words", "awful", "great"]
+    arguments = ["--scoring", "generate", "--shots", "1", "--seeds", "1", "--limit", "8", *words, "--no-report"]
+    assert call(["evaluate", "--checkpoint", str(fitted / "pretrained"), *arguments, "--output", str(tmp_path)]) == 0
+    assert searched == [("bad", "good")] * 8 + [("awful", "great")] * 8
+
+
+def test_a_model_that_gives_no_numbers_is_refused(fitted: Path, tmp_path: Path, capsys):
+    model = AutoModelForCausalLM.from_pretrained(fitted / "pretrained")
+    model.transformer.ln_f.weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "broken")
+    AutoTokenizer.from_pretrained(fitted / "pretrained").save_pretrained(tmp_path / "broken")
+    arguments = ["--checkpoint", str(tmp_path / "broken"), "--shots", "0", "--limit", "8", "--output", str(tmp_path / "out")]
+    assert call(["evaluate", *arguments]) == 2
+    assert "the model gives row" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "scores.parquet").exists()
+
+
+def test_an_output_folder_with_brackets_is_no_markup(fitted: Path, tmp_path: Path, capsys):
+    output = tmp_path / "a[bold]" / "b[/b]"
+    arguments = ["--shots", "0", "--limit", "8", "--no-report", "--output", str(output)]
+    assert call(["evaluate", "--checkpoint", str(fitted / "pretrained"), *arguments]) == 0
+    assert "a[bold]/b[/b]" in capsys.readouterr().out.replace("\n", "")
+    assert (output / "metrics.json").is_file()
 
 
 def test_evaluating_twice_into_one_folder_gives_the_same_files(fitted: Path, tmp_path: Path):

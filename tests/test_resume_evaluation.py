@@ -42,7 +42,7 @@ def kill_after(fitted: Path, output: Path, pieces: int, delay: float = 0.0) -> N
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and len(list((output / ".partial").glob("window*.parquet"))) < pieces:
+    while process.poll() is None and len(list((output / ".partial").glob("*/window*.parquet"))) < pieces:
         time.sleep(0.002)
     time.sleep(delay)
     assert process.poll() is None, "the run ended before it was killed"
@@ -52,7 +52,7 @@ def kill_after(fitted: Path, output: Path, pieces: int, delay: float = 0.0) -> N
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_files(fitted: Path, undisturbed: dict[str, bytes], tmp_path: Path):
     kill_after(fitted, tmp_path, pieces=7)
-    done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".partial").glob("window*.parquet")}
+    done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".partial").glob("*/window*.parquet")}
     assert 7 <= len(done) < CONDITIONS
     assert not (tmp_path / "scores.parquet").exists()
     scored = []
@@ -74,7 +74,7 @@ def test_killed_again_and_again_it_ends_in_the_same_files(fitted: Path, undistur
     assert files(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("moment", ["write_reviews", "write_scores", "write_json", "end"])
+@pytest.mark.parametrize("moment", ["write_reviews", "write_scores", "write_json", "publish", "end"])
 def test_a_run_that_died_while_its_files_were_joined_goes_on(moment: str, fitted: Path, undisturbed, tmp_path: Path, monkeypatch):
     def die(*_: object, **__: object) -> None:
         raise MemoryError(moment)
@@ -97,17 +97,44 @@ def test_resuming_a_finished_run_scores_nothing(fitted: Path, undisturbed: dict[
 
 def test_a_run_is_not_resumed_with_other_options(fitted: Path, tmp_path: Path, capsys):
     kill_after(fitted, tmp_path, pieces=2)
-    before = {path.name: path.read_bytes() for path in (tmp_path / ".partial").iterdir()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / ".partial").rglob("*.*")}
     for other, named in ((["--seeds", "2"], "another seeds (3, now 2)"), (["--limit", "9"], "another rows (150, now 9)")):
         assert call(["evaluate", *arguments(fitted, tmp_path, "--resume", *other)]) == 2
         assert named in capsys.readouterr().err
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / ".partial").iterdir()}
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / ".partial").rglob("*.*")}
+
+
+def test_two_runs_do_not_write_into_one_folder(fitted: Path, undisturbed: dict[str, bytes], tmp_path: Path, capsys):
+    command = [sys.executable, "evaluate.py", *arguments(fitted, tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not list((tmp_path / ".partial").glob("*/window*.parquet")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGSTOP)
+    assert call(["evaluate", *arguments(fitted, tmp_path)]) == 2
+    process.send_signal(signal.SIGCONT)
+    assert "another run writes there" in capsys.readouterr().err
+    assert process.wait() == 0
+    assert files(tmp_path) == undisturbed
+
+
+def test_ctrl_c_says_how_to_go_on(fitted: Path, undisturbed: dict[str, bytes], tmp_path: Path):
+    command = [sys.executable, "evaluate.py", *arguments(fitted, tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((tmp_path / ".partial").glob("*/window*.parquet")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with the same command and --resume" in error
+    assert "Traceback" not in error
+    assert call(["evaluate", *arguments(fitted, tmp_path, "--resume")]) == 0
+    assert files(tmp_path) == undisturbed
 
 
 def test_a_new_run_leaves_the_files_of_an_earlier_one_until_it_ends(fitted: Path, undisturbed: dict[str, bytes], tmp_path: Path):
     assert call(["evaluate", *arguments(fitted, tmp_path)]) == 0
     process = subprocess.Popen([sys.executable, "evaluate.py", *arguments(fitted, tmp_path, "--shots", "8")], cwd=ROOT)
-    while process.poll() is None and not list((tmp_path / ".partial").glob("window*.parquet")):
+    while process.poll() is None and not list((tmp_path / ".partial").glob("*/window*.parquet")):
         time.sleep(0.002)
     process.kill()
     process.wait()

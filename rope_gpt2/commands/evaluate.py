@@ -7,23 +7,25 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rope_gpt2.commands.manifest import build_manifest, has_bfloat16, record_plan
 from rope_gpt2.commands.parser import Parser
 from rope_gpt2.commands.report import write_report
-from rope_gpt2.errors import InputError
+from rope_gpt2.errors import InputError, VerificationError
 from rope_gpt2.fewshot.calibration import CALIBRATIONS, allowed_calibrations
 from rope_gpt2.fewshot.conditions import DEMONSTRATION_LABELS, SELECTIONS, expand_grid
 from rope_gpt2.fewshot.content_free import CONTENT_FREE_KINDS
 from rope_gpt2.fewshot.examples import LABELS
-from rope_gpt2.fewshot.pieces import MANIFEST, PARTIAL, Pieces, begin, end, finished_plan, write_json
+from rope_gpt2.fewshot.pieces import JOINED, MANIFEST, PARTIAL, begin, end, finished_plan, pieces_of, publish, write_json
 from rope_gpt2.fewshot.report import notes, summary_table
 from rope_gpt2.fewshot.run_folder import REVIEWS, read_run, write_reviews, write_scores
 from rope_gpt2.fewshot.scoring import MAX_NEW_TOKENS, SCORINGS
@@ -147,9 +149,12 @@ def evaluate(arguments: Sequence[str]) -> int:
     accelerator, precision = choose_device(options.device, options.precision)
     plan = data.plan_prompts("predict")
     plan.check()  # bad input ends here, before anything is written
+    if len(plan.queries) < options.devices:
+        raise InputError(f"--devices {options.devices}: {options.data} has {len(plan.queries)} reviews to share among them; take fewer")
     recorded = record_plan(options, plan, files, accelerator, precision)
     if options.resume and finished_plan(output) == recorded:
-        print(f"--resume: the run in {output} is complete; nothing is scored again", file=sys.stderr)
+        verified = " (nor verified)" if options.verify else ""
+        print(f"--resume: the run in {output} is complete; nothing is scored again{verified}", file=sys.stderr)
     elif not _score(options, arguments, model, data, recorded, started):
         return 0  # a process beside the first
     _report(options, output, time.perf_counter() - started)
@@ -167,6 +172,10 @@ def _check(options: argparse.Namespace, output: Path) -> None:
         raise InputError(f"--orders must be a number from 1 on, or all, got {options.orders!r}; give another one")
     if options.scoring == "generate" and options.verify:
         raise InputError("--verify compares scores, and --scoring generate makes texts; leave one of them out")
+    if options.max_length is not None and options.max_length < 1:
+        raise InputError(f"--max-length must be at least 1, got {options.max_length}; give a larger number")
+    if options.checkpoint != "random" and options.tokenizer:
+        raise InputError(f"--tokenizer is for --checkpoint random; {options.checkpoint} has its own: leave --tokenizer out")
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output}: is a file; give a folder")
 
@@ -213,6 +222,11 @@ def _context(options: argparse.Namespace, model: PreTrainedModel) -> int:
     length = options.max_length or getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None)
     if not length:
         raise InputError(f"{options.checkpoint}: its config names no context length; give one with --max-length")
+    for name, table in model.named_modules():
+        if name.endswith(("wpe", "embed_positions")) and isinstance(table, torch.nn.Embedding) and table.num_embeddings < length:
+            raise InputError(
+                f"--max-length {length}: the position table of {options.checkpoint} ends at {table.num_embeddings}; give at most that"
+            )
     return int(length) - (MAX_NEW_TOKENS - 1 if options.scoring == "generate" else 0)
 
 
@@ -242,31 +256,45 @@ def _score(
     """Score what is not scored yet and write the run's folder; False on the processes beside the first."""
     output, plan = Path(options.output), data.plan_prompts("predict")
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
-    pieces = begin(output, recorded, options.resume) if is_first else Pieces(output / PARTIAL)
+    pieces = begin(output, recorded, options.resume) if is_first else pieces_of(output, recorded)
     data.is_done = pieces.is_done
+    progress = [ScoringProgress(plan.num_prompts // options.devices, plan.num_done(pieces.is_done) // options.devices)]
     module = FewShotModule(model, options.scoring, verify_every=-(-plan.num_prompts // options.verify) if options.verify else 0)
     trainer = L.Trainer(
         accelerator=recorded["accelerator"],
         devices=options.devices,
-        strategy="ddp" if options.devices > 1 else "auto",
+        # a process that is done waits for the others, however long they take
+        strategy=DDPStrategy(timeout=timedelta(days=7)) if options.devices > 1 else "auto",
         precision=recorded["precision"],
-        callbacks=[ScoreWriter(pieces), *([ScoringProgress(plan.num_prompts // options.devices)] if sys.stderr.isatty() else [])],
+        callbacks=[ScoreWriter(pieces), *(progress if sys.stderr.isatty() else [])],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    trainer.predict(module, data, return_predictions=False)
-    trainer.strategy.barrier("all scored")
+    try:
+        trainer.predict(module, data, return_predictions=False)
+    except VerificationError:
+        end(output)  # nothing of it is to be trusted, nor resumed
+        raise
+    except SystemExit as error:  # Lightning's way to end on Ctrl-C
+        print(f"what is scored so far is kept in {output}; go on with the same command and --resume", file=sys.stderr)
+        raise KeyboardInterrupt from error
+    verified = trainer.strategy.reduce(torch.tensor(float(module.verified)), reduce_op="sum")
+    difference = max(trainer.strategy.all_gather(torch.tensor(module.largest_difference)).flatten().tolist())  # the others have scored
     if not trainer.is_global_zero:
         return False
     if options.verify:
-        difference = f"{module.largest_difference:.1e} nats"
-        print(f"--verify: {module.verified} prompts by both paths, largest difference {difference}", file=sys.stderr)
-    write_reviews(plan.queries, output / REVIEWS)
-    demonstrations = [sampler.shared for sampler in plan.samplers]
-    write_scores(output, pieces, plan.num_windows, plan.conditions, demonstrations, plan.content_free, options.scoring == "generate")
-    write_json(build_manifest(options, arguments, recorded, time.perf_counter() - started), output / MANIFEST)
+        print(f"--verify: {verified:.0f} prompts by both paths, largest difference {difference:.1e} nats", file=sys.stderr)
+    joined = output / PARTIAL / JOINED
+    try:
+        write_reviews(plan.queries, joined / REVIEWS)
+        demonstrations = [sampler.shared for sampler in plan.samplers]
+        write_scores(joined, pieces, plan.num_windows, plan.conditions, demonstrations, plan.content_free, options.scoring == "generate")
+        write_json(build_manifest(options, arguments, recorded, time.perf_counter() - started), joined / MANIFEST)
+        publish(output)
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be written to ({error.strerror}); make room, then go on with --resume") from error
     end(output)
     return True
 
@@ -277,7 +305,7 @@ def _report(options: argparse.Namespace, output: Path, seconds: float) -> None:
     console = Console()
     console.print(summary_table(metrics, f"{options.checkpoint} on {options.data}, {options.scoring}"))
     for note in notes(metrics, run.scores.conditions):
-        console.print(note, soft_wrap=True)
+        console.print(note, soft_wrap=True, markup=False)
     prompts = metrics.n * len(run.scores.conditions)
     page = " and report.html" if options.report else ""
-    console.print(f"{prompts} predictions in {seconds:.1f} s; scores, metrics{page} in {output}", soft_wrap=True)
+    console.print(f"{prompts} predictions in {seconds:.1f} s; scores, metrics{page} in {output}", soft_wrap=True, markup=False)

@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        # oneDNN keeps a compiled kernel for each shape of a matrix, 1024 by default: half a gigabyte where every batch has its own
+        os.environ.setdefault(name, "64")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rope_gpt2.fewshot.prompts import Ids, Prompt
+from rope_gpt2.fewshot.verbalizer import Verbalizer
 
 _FULL_ENOUGH, _EVEN = 0.35, 0.95  # on SST-2: 3 % padding instead of 8, for nine more passes
 _SHARED_BY = 3  # prompts; a prefix that fewer of them share is cheaper as a part of each than as a pass of its own
@@ -43,6 +44,7 @@ class PromptBatch:
         heads: for the noisy channel, what stands between prefix and query for each label; else empty.
         item: the work that these prompts are a part of.
         is_last: whether they complete it.
+        verbalizer: the label words, for what looks for them in a generated text.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class PromptBatch:
         heads: tuple[Ids, ...] = (),
         item: Item = Item(0, 0),  # noqa: B008  # a constant
         is_last: bool = True,
+        verbalizer: Verbalizer | None = None,
     ) -> None:
         self.prefix_ids, self.query_ids, self.lengths, self.prompts = prefix_ids, query_ids, lengths, prompts
         self.label_token_ids, self.heads, self.item, self.is_last = label_token_ids, heads, item, is_last
+        self.verbalizer = verbalizer or Verbalizer()
 
     def to(self, device: torch.device | str, **_: Any) -> "PromptBatch":
         """The batch with its tensors on a device; token ids have no other dtype to go to."""
@@ -77,7 +81,9 @@ class PromptBatch:
         return self._with(self.prefix_ids, self.query_ids[part, :length], self.lengths[part], self.prompts[part])
 
     def _with(self, prefix_ids: Tensor, query_ids: Tensor, lengths: Tensor, prompts: tuple[Prompt, ...]) -> "PromptBatch":
-        return PromptBatch(prefix_ids, query_ids, lengths, prompts, self.label_token_ids, self.heads, self.item, self.is_last)
+        return PromptBatch(
+            prefix_ids, query_ids, lengths, prompts, self.label_token_ids, self.heads, self.item, self.is_last, self.verbalizer
+        )
 
 
 class Group(NamedTuple):
@@ -142,12 +148,13 @@ def collate_prompts(
     heads: Sequence[Ids] = (),
     item: Item = Item(0, 0),  # noqa: B008  # a constant
     is_last: bool = True,
+    verbalizer: Verbalizer | None = None,
 ) -> PromptBatch:
     """A group of prompts → tensors, padded on the right with 0.
 
     Args:
         group: prompts of one condition.
-        label_token_ids, heads, item, is_last: as in `PromptBatch`.
+        label_token_ids, heads, item, is_last, verbalizer: as in `PromptBatch`.
     """
     whole = [prompt.prefix_ids + prompt.query_ids for prompt in group.prompts]
     rest = [ids[group.shared :] for ids in whole]
@@ -161,4 +168,5 @@ def collate_prompts(
         tuple(heads),
         item,
         is_last,
+        verbalizer,
     )

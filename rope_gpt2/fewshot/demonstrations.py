@@ -116,6 +116,8 @@ class DemonstrationSampler:
             query: left out of its own demonstrations by its row, and any example with the very same text as well.
             from_pool: whether the query is a row of the pool's own file.
         """
+        if query.row < 0 and self._differ:  # no neighbours of what says nothing: as drawn
+            return self._label(self._draw(None, None))
         excluded_row = query.row if from_pool else None
         text = _folded(query.review)
         if self.shared is not None:

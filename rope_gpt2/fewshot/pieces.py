@@ -1,10 +1,13 @@
 """Scores → the pieces of work that a run has done, so that one that was killed can go on.
 
-While a run goes on, everything stands in `DIR/.partial`: `plan.json` (all that the scores depend on), and a Parquet file for every piece of
-work (some rows under one condition) that is done, each written beside its place and renamed. The files of an earlier run stand as they
-were until the pieces are joined (`run_folder.py`).
+While a run goes on, everything stands in `DIR/.partial`: `plan.json` (all that the scores depend on), and in a folder named by the plan's
+hash a Parquet file for every piece of work (some rows under one condition) that is done, each written beside its place and renamed. The
+files of an earlier run stand as they were until the pieces are joined (`run_folder.py`) and all is published at once. A run locks its
+folder: a second one is refused.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +26,13 @@ from rope_gpt2.fewshot.examples import LABELS
 from rope_gpt2.fewshot.prompts import Prompt
 from rope_gpt2.fewshot.scoring import ScoredBatch, predict_labels
 
-MANIFEST, PARTIAL, PLAN = "manifest.json", ".partial", "plan.json"
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+MANIFEST, METRICS, PARTIAL, PLAN, JOINED = "manifest.json", "metrics.json", ".partial", "plan.json", "joined"
+_LOCKS: dict[Path, int] = {}  # open folders, for as long as this process lives
 
 _PIECE = pa.schema(
     [("row", pa.int64()), ("sentiment", pa.int8()), ("predicted", pa.int8()), ("negative", pa.float32()), ("positive", pa.float32())]
@@ -95,8 +104,14 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     write_whole(path, lambda partial: partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"))
 
 
+def pieces_of(folder: Path, plan: dict[str, Any]) -> Pieces:
+    """The pieces of a plan, wherever it stands: what another run wrote is never taken for this one's."""
+    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+    return Pieces(folder / PARTIAL / digest[:16])
+
+
 def begin(folder: Path, plan: dict[str, Any], resume: bool) -> Pieces:
-    """The pieces of a run that begins or goes on.
+    """The pieces of a run that begins or goes on; the folder is locked until this process ends or calls `end`.
 
     Args:
         folder: of the run.
@@ -104,11 +119,15 @@ def begin(folder: Path, plan: dict[str, Any], resume: bool) -> Pieces:
         resume: go on with what is there.
 
     Raises:
-        InputError: if what is there was begun with another plan, or the folder cannot be written to.
+        InputError: if what is there was begun with another plan, another process runs there, or the folder cannot be written to.
     """
     partial = folder / PARTIAL
     plan = json.loads(json.dumps(plan))
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _lock(folder)
+        if partial.exists() and not (partial / PLAN).is_file() and not list(partial.glob("*/window*.parquet")) and any(partial.iterdir()):
+            raise InputError(f"--output {folder}: its {PARTIAL} is none of this package's; move it away or choose another folder")
         begun = json.loads((partial / PLAN).read_text(encoding="utf-8")) if (partial / PLAN).is_file() else None
         if resume and begun is not None:
             if differing := sorted(name for name in {*plan, *begun} if plan.get(name) != begun.get(name)):
@@ -123,7 +142,22 @@ def begin(folder: Path, plan: dict[str, Any], resume: bool) -> Pieces:
             write_json(plan, partial / PLAN)
     except OSError as error:
         raise InputError(f"--output {folder}: cannot be written to ({error.strerror}); choose another folder") from error
-    return Pieces(partial)
+    return pieces_of(folder, plan)
+
+
+def _lock(folder: Path) -> None:
+    if fcntl is None or folder in _LOCKS:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(f"--output {folder}: another run writes there; wait for it or choose another folder") from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return
+    _LOCKS[folder] = descriptor
 
 
 def finished_plan(folder: Path) -> dict[str, Any] | None:
@@ -134,10 +168,25 @@ def finished_plan(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def publish(folder: Path) -> None:
+    """Put what was joined in the place of an earlier run's files: its manifest goes first, the new one comes last.
+
+    In between there is no manifest, so that no reader takes the files of two runs for one.
+    """
+    joined = folder / PARTIAL / JOINED
+    for name in (MANIFEST, METRICS):
+        (folder / name).unlink(missing_ok=True)
+    for path in sorted(joined.iterdir(), key=lambda path: path.name == MANIFEST):
+        os.replace(path, folder / path.name)
+
+
 def end(folder: Path) -> None:
-    """Forget the pieces of a run whose files are written."""
+    """Forget the pieces of a run whose files are published, and unlock its folder."""
     (folder / PARTIAL / PLAN).unlink(missing_ok=True)
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    if (descriptor := _LOCKS.pop(folder, None)) is not None:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def _short(value: Any, limit: int = 80) -> str:

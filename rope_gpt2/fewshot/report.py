@@ -29,7 +29,7 @@ def summary_table(metrics: Metrics, title: str, calibration: str | None = "none"
     """
     summaries = [summary for summary in metrics.summaries if summary.calibration == calibration] or list(metrics.summaries)
     shown = [name for name in _SETTINGS if len({getattr(summary, name) for summary in summaries}) > 1]
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in ("shots", *(_SETTINGS[name] for name in shown)):
         table.add_column(column, justify="right" if column == "shots" else "left", no_wrap=column != "template")
     for column in ("accuracy %", "std", "95 % interval", "majority %", "n", "seeds"):

@@ -52,6 +52,12 @@ class PromptPlan:
         free = sum(len(self.content_free) for builder in self.builders if not builder.channel)
         return len(self.queries) * len(self.conditions) + free
 
+    def num_done(self, is_done: Callable[[Item], bool]) -> int:
+        """Prompts of the pieces of work that are done."""
+        sizes = [min(self.window_rows, len(self.queries) - window * self.window_rows) for window in range(self.num_windows)]
+        items = ((size, Item(window, condition)) for window, size in enumerate(sizes) for condition in range(len(self.conditions)))
+        return sum(size + (len(self.content_free) if item.window == 0 else 0) for size, item in items if is_done(item))
+
     def windows(self) -> Iterator[list[Example]]:
         """The queries, piece by piece."""
         queries = iter(self.queries)
@@ -106,7 +112,7 @@ class PromptBatches(IterableDataset[PromptBatch]):
                 groups = group_prompts(prompts, plan.batch_tokens, builder.channel)
                 for place, group in enumerate(groups, start=1):
                     heads = builder.heads(group.prompts[0])
-                    yield collate_prompts(group, builder.label_token_ids, heads, item, is_last=place == len(groups))
+                    yield collate_prompts(group, builder.label_token_ids, heads, item, place == len(groups), builder.verbalizer)
 
 
 class EpisodeDataset(Dataset[Any]):

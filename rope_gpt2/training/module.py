@@ -2,11 +2,13 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional
@@ -57,6 +59,7 @@ class FewShotModule(L.LightningModule):
         self.test_accuracy = MeanMetric()
         self.verified, self.largest_difference = 0, 0.0
         self._seen = 0
+        self._dropped: Counter[str] = Counter()
         self._prefix_cache = PrefixCache()
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> ScoredBatch:
@@ -64,6 +67,8 @@ class FewShotModule(L.LightningModule):
         scored = self._score_what_fits(batch)
         if self.verify_every:
             self._verify(batch, scored.label_logprobs)
+        self._refuse_unusable(batch, scored.label_logprobs)
+        self._count_dropped(batch)
         return scored
 
     def _score_what_fits(self, batch: PromptBatch) -> ScoredBatch:
@@ -81,8 +86,29 @@ class FewShotModule(L.LightningModule):
         logprobs = score_labels(self.model, batch, self._prefix_cache) if self.share_prefix else score_plain(self.model, batch)
         if self.scoring == "likelihood":
             return ScoredBatch(logprobs)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return ScoredBatch(logprobs, generate_labels(self.model, data.tokenizer, batch, data.verbalizer))
+        tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        return ScoredBatch(logprobs, generate_labels(self.model, tokenizer, batch, batch.verbalizer))
+
+    def _refuse_unusable(self, batch: PromptBatch, logprobs: Tensor) -> None:
+        if not logprobs.isfinite().all():
+            place = int((~logprobs.isfinite()).any(dim=-1).nonzero()[0])
+            raise InputError(
+                f"the model gives row {batch.prompts[place].query.row} (condition {batch.item.condition}) the label log-probabilities "
+                f"{logprobs[place].tolist()}; check the checkpoint, or take float32 (--precision 32-true)"
+            )
+
+    def _count_dropped(self, batch: PromptBatch) -> None:
+        self._dropped["prompts"] += sum(prompt.dropped > 0 for prompt in batch.prompts)
+        self._dropped["demonstrations"] += sum(prompt.dropped for prompt in batch.prompts)
+
+    def on_validation_epoch_end(self) -> None:
+        """Say how many prompts lost demonstrations."""
+        if self._dropped["prompts"]:
+            prompts, demonstrations = self._dropped["prompts"], self._dropped["demonstrations"]
+            rank_zero_info(f"{prompts} prompts exceeded the context: their {demonstrations} oldest demonstrations were dropped.")
+        self._dropped.clear()
+
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     def _verify(self, batch: PromptBatch, logprobs: Tensor) -> None:
         """Hold prompts of a batch against the plain path, each alone and whole."""
@@ -94,8 +120,10 @@ class FewShotModule(L.LightningModule):
             alone = batch.only(place)
             plain = score_channel_plain(self.model, alone) if self.scoring == "channel" else score_plain(self.model, alone)
             difference = float((plain[0] - logprobs[place]).abs().max())
+            # the noisy channel adds up as many log-probabilities as the review has tokens
+            summed = len(alone.prompts[0].query_ids) if self.scoring == "channel" else 1
             self.verified, self.largest_difference = self.verified + 1, max(self.largest_difference, difference)
-            if not difference <= allowed:
+            if not difference <= allowed * summed:
                 raise VerificationError(
                     f"--verify: row {batch.prompts[place].query.row}, condition {batch.item.condition}: label log-probabilities "
                     f"{logprobs[place].tolist()} by the fast path, {plain[0].tolist()} by the plain one; please report it with the model"

@@ -43,7 +43,11 @@ class ScoreWriter(BasePredictionWriter):
         self._prompts += batch.prompts
         self._scored.append(prediction)
         if batch.is_last:
-            self.pieces.write(batch.item, self._prompts, join(self._scored))
+            try:
+                self.pieces.write(batch.item, self._prompts, join(self._scored))
+            except OSError as error:
+                folder = self.pieces.folder.parent
+                raise InputError(f"{folder}: cannot be written to ({error.strerror}); make room or choose another output") from error
             self._prompts, self._scored = [], []
 
 

@@ -15,12 +15,13 @@ class ScoringProgress(Callback):
 
     Args:
         total: prompts of this process.
+        done: of them, those that an earlier run has scored.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, done: int = 0) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("prompts"))
         self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task("scoring", total=total)
+        self._task = self._progress.add_task("scoring", total=total, completed=done)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the bar."""
