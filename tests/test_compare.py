@@ -138,7 +138,7 @@ def test_folders_that_cannot_be_compared_are_refused(a, tmp_path, capsys):
 def test_missing_reviews_are_refused(a, b, tmp_path, capsys):
     write_reviews([Example(1, "Review 1 [b].", "negative")], tmp_path / "b" / "reviews.parquet")
     assert "b: its reviews lack row 2" in refused([a, b], capsys)
-    (tmp_path / "b" / "reviews.parquet").write_bytes(b"")
+    (tmp_path / "b" / "reviews.parquet").write_bytes(b"")  # not even a schema
     assert "b: its files are damaged" in refused([a, b], capsys)
     (tmp_path / "b" / "reviews.parquet").unlink()
     assert "b: holds no finished run (reviews.parquet is missing)" in refused([a, b], capsys)
@@ -149,5 +149,25 @@ def test_wrong_options_are_refused(a, b, tmp_path, capsys):
     assert "invalid choice: 'magic'" in refused([a, b, "--calibration", "magic"], capsys)
     assert "--calibration pmi: the scores in" in refused([a, b, "--calibration", "pmi"], capsys)
     assert "is a folder; give a file" in refused([a, b, "--output", str(tmp_path)], capsys)
-    assert "is a file of a run that is compared" in refused([a, b, "--output", f"{b}/manifest.json"], capsys)
     assert "cannot be written" in refused([a, b, "--output", f"{a}/manifest.json/inside.json"], capsys)
+
+
+OWN = [
+    *("manifest.json", "conditions.json", "scores.parquet", "content_free.parquet", "reviews.parquet", "predictions.csv", "metrics.json"),
+    *("report.html", "plots/accuracy.png", "plots/../scores.parquet"),
+]
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("folder", "ab")
+def test_no_file_of_a_run_is_overwritten(a, b, tmp_path, capsys, folder, name):
+    (tmp_path / folder / "plots").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    expected = "is a file of a run that is compared; give another file"
+    assert expected in refused([a, b, "--output", f"{tmp_path / folder}/{name}"], capsys)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_comparison_may_stand_in_the_folder_of_a_run(a, b, tmp_path):
+    assert main(["compare", a, b, "--output", f"{b}/comparison.json"]) == 0
+    assert (tmp_path / "b" / "comparison.json").is_file()

@@ -18,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from rich.console import Console
 
 from rope_gpt2.commands.parser import Parser
@@ -27,8 +26,8 @@ from rope_gpt2.fewshot.calibration import CALIBRATIONS, available_calibrations
 from rope_gpt2.fewshot.comparison import RunComparison, compare_scores
 from rope_gpt2.fewshot.comparison_text import comparison_table, notes, sentences, warnings
 from rope_gpt2.fewshot.pairing import RowPairs, keep_rows, pair_rows
-from rope_gpt2.fewshot.pieces import MANIFEST, PARTIAL, PLAN, write_json
-from rope_gpt2.fewshot.run_folder import CONDITIONS, METRICS, Run, read_run
+from rope_gpt2.fewshot.pieces import PARTIAL, PLAN, write_json
+from rope_gpt2.fewshot.run_folder import Run, own_files, read_run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,7 +79,7 @@ def _check(folders: tuple[Path, Path], output: Path | None) -> None:
         raise InputError(f"{folders[1]}: is the folder {folders[0]} once more; give two runs")
     if output is not None and output.is_dir():
         raise InputError(f"--output {output}: is a folder; give a file")
-    own = {(folder / name).resolve() for folder in folders for name in (MANIFEST, CONDITIONS, METRICS)}
+    own = {path.resolve() for folder in folders for path in own_files(folder)}
     if output is not None and output.resolve() in own:
         raise InputError(f"--output {output}: is a file of a run that is compared; give another file")
 
@@ -96,7 +95,7 @@ def _read(folder: Path, calibration: str) -> Run:
 
 
 def _pair(a: Run, b: Run, common: bool) -> RowPairs:
-    rows = pair_rows(a.scores, _reviews(a), b.scores, _reviews(b))
+    rows = pair_rows(a.scores, a.reviews(a.scores.rows.tolist()), b.scores, b.reviews(b.scores.rows.tolist()))
     runs = f"{a.folder} (A) and {b.folder} (B)"
     if not len(rows.a):
         raise InputError(f"{runs} have no review in common: {rows.first}; give two runs on the same data")
@@ -106,17 +105,6 @@ def _pair(a: Run, b: Run, common: bool) -> RowPairs:
             f"same data, or compare the {len(rows.a)} reviews of both by --common-rows"
         )
     return rows
-
-
-def _reviews(run: Run) -> dict[int, str]:
-    rows = run.scores.rows.tolist()
-    try:
-        reviews = run.reviews(rows)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{run.folder}: its reviews cannot be read ({str(error).splitlines()[0]}); run evaluate again") from error
-    if missing := next((row for row in rows if row not in reviews), None):
-        raise InputError(f"{run.folder}: its reviews lack row {missing}; run evaluate again")
-    return reviews
 
 
 def _print(a: Run, b: Run, comparison: RunComparison, said: Sequence[str], warned: Sequence[str]) -> None:

@@ -6,6 +6,9 @@ scores.parquet       condition, row, sentiment, predicted, logprob_negative, log
 content_free.parquet condition, kind, text, logprob_negative, logprob_positive
 reviews.parquet      row, review, sentiment
 predictions.csv      scores.parquet with the condition's settings written out
+metrics.json         what is computed from the scores, as are report.html and plots/*.png
+
+A run may have millions of rows under many conditions, so nothing but the arrays of `Scores` is ever held whole.
 """
 
 import csv
@@ -24,15 +27,18 @@ from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.batches import Item
 from rope_gpt2.fewshot.conditions import Condition
 from rope_gpt2.fewshot.examples import LABELS, Example
-from rope_gpt2.fewshot.pieces import MANIFEST, Pieces, write_json, write_whole
+from rope_gpt2.fewshot.pieces import MANIFEST, METRICS, Pieces, write_json, write_whole
 from rope_gpt2.fewshot.scores import Demonstration, ScoredCondition, Scores
 
 CONDITIONS, SCORES = "conditions.json", "scores.parquet"
-CONTENT_FREE, REVIEWS, PREDICTIONS, METRICS = "content_free.parquet", "reviews.parquet", "predictions.csv", "metrics.json"
+CONTENT_FREE, REVIEWS, PREDICTIONS = "content_free.parquet", "reviews.parquet", "predictions.csv"
+PAGE, PLOTS = "report.html", "plots"
+PLOT_NAMES = ("accuracy", "spread", "controls", "confusion", "reliability", "calibrations")  # all that may stand in plots/, as PNG
 
 _NAMES = (*LABELS, "uncertain")
 _COUNTS = ("prompts_dropped", "demonstrations_dropped", "prompts_trimmed")
 _SETTINGS = ("shots", "demonstration_seed", "order", "demonstration_labels", "selection")
+_BATCH = 65_536  # rows that are read at a time
 _CSV_HEADER = ("row", "sentiment", "predicted", "condition", *(name.replace("demonstration_seed", "seed") for name in _SETTINGS))
 
 
@@ -51,10 +57,27 @@ class Run:
     folder: Path
 
     def reviews(self, rows: Iterable[int]) -> dict[int, str]:
-        """The texts of some rows."""
-        wanted = pa.array(sorted(set(rows)), pa.int64())
-        table = pq.read_table(self.folder / REVIEWS, columns=["row", "review"], filters=[("row", "in", wanted.to_pylist())])
-        return dict(zip(table["row"].to_pylist(), table["review"].to_pylist(), strict=True))
+        """The texts of some rows.
+
+        Raises:
+            InputError: if the file is damaged or lacks one of the rows.
+        """
+        if not (wanted := sorted(set(rows))):
+            return {}
+        try:
+            table = pq.read_table(self.folder / REVIEWS, columns=["row", "review"], filters=[("row", "in", wanted)])
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{self.folder}: its reviews cannot be read ({_reason(error)}); run evaluate again") from error
+        found = dict(zip(table["row"].to_pylist(), table["review"].to_pylist(), strict=True))
+        if missing := next((row for row in wanted if row not in found), None):
+            raise InputError(f"{self.folder}: its reviews lack row {missing}; run evaluate again")
+        return found
+
+
+def own_files(folder: Path) -> list[Path]:
+    """All that a run and its report may leave in a folder."""
+    names = (MANIFEST, CONDITIONS, SCORES, CONTENT_FREE, REVIEWS, PREDICTIONS, METRICS, PAGE)
+    return [*(folder / name for name in names), *(folder / PLOTS / f"{name}.png" for name in PLOT_NAMES)]
 
 
 def write_reviews(examples: Iterable[Example], path: Path) -> None:
@@ -120,7 +143,7 @@ def read_run(folder: Path) -> Run:
     """The scores of a run.
 
     Raises:
-        InputError: if there is no finished run, or it is damaged.
+        InputError: if there is no finished run, or it is damaged, or a score is not finite.
     """
     for name in (MANIFEST, CONDITIONS, SCORES, CONTENT_FREE, REVIEWS):
         if not (folder / name).is_file():
@@ -129,27 +152,63 @@ def read_run(folder: Path) -> Run:
         pq.read_schema(folder / REVIEWS)
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         described = json.loads((folder / CONDITIONS).read_text(encoding="utf-8"))
-        table, free = pq.read_table(folder / SCORES), pq.read_table(folder / CONTENT_FREE)
         conditions = tuple(_scored_condition(dict(entry)) for entry in described["conditions"])
-        shape = (len(conditions), -1)
-        logprobs = np.stack([table[f"logprob_{label}"].to_numpy().reshape(shape) for label in LABELS], axis=-1)
-        predicted = _indices(table["predicted"]).reshape(shape)
         kinds = dict.fromkeys(entry["kind"] for entry in described["content_free"])
-        return Run(
-            Scores(
-                rows=table["row"].to_numpy().reshape(shape)[0],
-                sentiments=_indices(table["sentiment"]).reshape(shape)[0],
-                conditions=conditions,
-                label_logprobs=logprobs,
-                generated=predicted if described["generated"] else None,
-                content_free={kind: _of_kind(free, kind, len(conditions)) for kind in kinds},
-            ),
-            manifest,
-            folder,
-        )
+        free = pq.read_table(folder / CONTENT_FREE)
+        content_free = {kind: _of_kind(free, kind, len(conditions)) for kind in kinds}
+        with pq.ParquetFile(folder / SCORES) as file:
+            return Run(_read_scores(file, conditions, bool(described["generated"]), content_free), manifest, folder)
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{folder}: its files are damaged or do not belong together ({reason}); run evaluate again") from error
+        raise InputError(f"{folder}: its files are damaged or do not belong together ({_reason(error)}); run evaluate again") from error
+
+
+def _read_scores(
+    file: pq.ParquetFile, conditions: tuple[ScoredCondition, ...], has_generated: bool, content_free: dict[str, np.ndarray]
+) -> Scores:
+    """Batch by batch: rows and labels are the same under every condition, so those of the first are kept."""
+    total = file.metadata.num_rows
+    if not conditions or not total or total % len(conditions):
+        raise ValueError(f"{total} scores of {len(conditions)} conditions")
+    n = total // len(conditions)
+    rows, sentiments = np.empty(n, np.int64), np.empty(n, np.int8)
+    logprobs, generated = np.empty((total, 2), np.float32), np.empty(total if has_generated else 0, np.int8)
+    columns = ["condition", *(f"logprob_{label}" for label in LABELS), *(["predicted"] if has_generated else [])]
+    for start, batch in _batches(file, columns):
+        stop = start + len(batch)
+        if not np.array_equal(batch["condition"].to_numpy(), np.arange(start, stop) // n):
+            raise ValueError(f"{SCORES} is not of these {len(conditions)} conditions")
+        for place, label in enumerate(LABELS):
+            logprobs[start:stop, place] = batch[f"logprob_{label}"].to_numpy()
+        if has_generated:
+            generated[start:stop] = _indices(batch["predicted"])
+    for start, batch in _batches(file, ["row", "sentiment"]):
+        kept = batch.slice(0, n - start)
+        rows[start : start + len(kept)], sentiments[start : start + len(kept)] = kept["row"].to_numpy(), _indices(kept["sentiment"])
+        if start + len(batch) >= n:
+            break
+    shape = (len(conditions), n)
+    _refuse_unusable(logprobs.reshape(*shape, 2), rows)
+    return Scores(
+        rows, sentiments, conditions, logprobs.reshape(*shape, 2), generated.reshape(shape) if has_generated else None, content_free
+    )
+
+
+def _batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of rows, each with the place of its first."""
+    start = 0
+    for group in range(file.num_row_groups):  # asked for one by one: a reader of them all keeps what it has read
+        for batch in file.iter_batches(_BATCH, [group], columns, use_threads=False):
+            yield start, batch
+            start += len(batch)
+
+
+def _refuse_unusable(logprobs: np.ndarray, rows: np.ndarray) -> None:
+    for condition, scores in enumerate(logprobs):
+        for start in range(0, len(rows), _BATCH):
+            finite = np.isfinite(scores[start : start + _BATCH]).all(axis=1)
+            if not finite.all():
+                place = start + int(finite.argmin())
+                raise ValueError(f"condition {condition}, row {rows[place]}: the label log-probabilities are {scores[place].tolist()}")
 
 
 def _scored_condition(entry: dict[str, Any]) -> ScoredCondition:
@@ -190,14 +249,24 @@ def _rows(table: pa.Table) -> pa.Table:
     return table.filter(pa.compute.greater(table["row"], 0))
 
 
-def _indices(column: pa.ChunkedArray) -> np.ndarray:
-    """Places of labels in `LABELS`, `UNCERTAIN` behind them."""
-    return pa.compute.index_in(column.cast(pa.string()), pa.array(_NAMES)).to_numpy().astype(np.int8)
+def _indices(column: pa.Array) -> np.ndarray:
+    """Places of labels in `LABELS`, `UNCERTAIN` behind them: looked up for the few names that occur."""
+    encoded = column.dictionary_encode()
+    places = pa.compute.index_in(encoded.dictionary, pa.array(_NAMES)).to_numpy().astype(np.int8)
+    return places[encoded.indices.to_numpy()]
 
 
 def _of_kind(table: pa.Table, kind: str, conditions: int) -> np.ndarray:
     rows = table.filter(pa.compute.equal(table["kind"], kind))
-    return np.stack([rows[f"logprob_{label}"].to_numpy().reshape(conditions, -1) for label in LABELS], axis=-1)
+    scores = np.stack([rows[f"logprob_{label}"].to_numpy().reshape(conditions, -1) for label in LABELS], axis=-1)
+    if not (finite := np.isfinite(scores).all(axis=(1, 2))).all():
+        raise ValueError(f"condition {int(finite.argmin())}: a content-free input's label log-probabilities are not finite")
+    return scores
+
+
+def _reason(error: Exception) -> str:
+    """In one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _chunks(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:

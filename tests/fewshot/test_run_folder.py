@@ -4,7 +4,10 @@ import csv
 import json
 import math
 import random
+import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +132,7 @@ def test_manifest_and_reviews_come_back(tmp_path):
     run = read_run(tmp_path)
     assert run.manifest == {"plan": PLAN, "seconds": 1.5}
     assert run.folder == tmp_path
-    assert run.reviews([3, 12, 3, 99]) == {3: made.queries[2].review, 12: made.queries[11].review}
+    assert run.reviews([3, 12, 3]) == {3: made.queries[2].review, 12: made.queries[11].review}
     assert run.reviews([]) == {}
     assert pq.read_table(tmp_path / run_folder.REVIEWS).to_pylist() == [
         {"row": query.row, "review": query.review, "sentiment": query.sentiment} for query in made.queries
@@ -327,7 +330,7 @@ def test_a_piece_that_was_half_written_is_not_there(tmp_path, monkeypatch):
         with pytest.raises(KilledError):
             made.write_piece(made.items[0])
     assert not made.pieces.is_done(made.items[0])
-    assert [path.name for path in (tmp_path / pieces.PARTIAL).iterdir()] == [pieces.PLAN]
+    assert [path.name for path in (tmp_path / pieces.PARTIAL).rglob("*") if path.is_file()] == [pieces.PLAN]
     made.finish()
     np.testing.assert_array_equal(read_run(tmp_path).scores.label_logprobs, made.logprobs.numpy())
 
@@ -335,6 +338,7 @@ def test_a_piece_that_was_half_written_is_not_there(tmp_path, monkeypatch):
 def test_what_a_killed_process_leaves_beside_a_piece_does_no_harm(tmp_path):
     made = Made(tmp_path)
     path = made.pieces.path(made.items[0])
+    path.parent.mkdir(exist_ok=True)
     path.with_name(f".{path.name}.4711.tmp").write_bytes(b"PAR1 half")
     made.pieces = begin(tmp_path, PLAN, resume=True)
     assert not made.pieces.is_done(made.items[0])
@@ -442,12 +446,130 @@ def test_a_condition_that_means_nothing_is_refused(tmp_path):
         read_run(tmp_path)
 
 
-def test_scores_that_are_not_finite_come_back_as_they_are(tmp_path):
-    made = Made(tmp_path)
-    made.logprobs[0, 0, 0] = -math.inf
+@pytest.mark.parametrize("value", [math.nan, -math.inf, math.inf])
+@pytest.mark.parametrize("generated", [False, True])
+def test_scores_that_are_not_finite_are_refused_by_condition_and_row(tmp_path, value, generated):
+    made = Made(tmp_path, generated=generated)
+    made.logprobs[1, 7, 1] = made.logprobs[1, 9, 0] = made.logprobs[2, 0, 0] = value
     made.finish()
-    assert read_run(tmp_path).scores.label_logprobs[0, 0, 0] == -np.inf
-    assert predictions(tmp_path)[0]["logprob_negative"] == "-inf"
+    with pytest.raises(
+        InputError, match=r"condition 1, row 8: the label log-probabilities are \[-\d.*, -?(nan|inf)\]\); run evaluate again"
+    ):
+        read_run(tmp_path)
+
+
+def test_content_free_scores_that_are_not_finite_are_refused(tmp_path):
+    made = Made(tmp_path)
+    made.free[2, 3, 0] = math.nan
+    made.finish()
+    with pytest.raises(InputError, match="condition 2: a content-free input's label log-probabilities are not finite"):
+        read_run(tmp_path)
+
+
+def rewrite_scores(folder: Path, change) -> pa.Table:
+    """The table of scores, changed; in one group."""
+    table = change(pq.read_table(folder / run_folder.SCORES))
+    pq.write_table(table, folder / run_folder.SCORES)
+    return table
+
+
+def test_scores_of_other_conditions_are_refused(tmp_path):
+    """Even where their number fits."""
+    Made(tmp_path).finish()
+    rewrite_scores(tmp_path, lambda table: table.sort_by("row"))
+    with pytest.raises(InputError, match=r"scores.parquet is not of these 3 conditions"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("change", [lambda table: table.slice(0, 0), lambda table: table.slice(1), lambda table: table.drop_columns("row")])
+def test_scores_that_lack_something_are_refused(tmp_path, change):
+    Made(tmp_path).finish()
+    rewrite_scores(tmp_path, change)
+    with pytest.raises(InputError, match="damaged or do not belong together"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["condition", "row", "logprob_positive"])
+def test_scores_with_gaps_are_refused(tmp_path, name):
+    Made(tmp_path).finish()
+    gaps = pa.nulls(36, pa.float32() if name == "logprob_positive" else pa.int64())
+    rewrite_scores(tmp_path, lambda table: table.set_column(table.column_names.index(name), name, gaps))
+    with pytest.raises(InputError, match="damaged or do not belong together"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("values", [[None], ["neutral"], [3]])
+@pytest.mark.parametrize("name", ["sentiment", "predicted"])
+def test_labels_that_are_none_are_refused(tmp_path, name, values):
+    Made(tmp_path, generated=True).finish()
+    rewrite_scores(tmp_path, lambda table: table.set_column(table.column_names.index(name), name, pa.array(values * len(table))))
+    with pytest.raises(InputError, match="damaged or do not belong together"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 12, 65_536])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_scores_do_not_depend_on_how_they_are_cut(tmp_path, monkeypatch, batch, as_text):
+    """Neither on the batches that are read, nor on the groups and the order of names in which they were written."""
+    made = Made(tmp_path, generated=True).finish()
+    monkeypatch.setattr(run_folder, "_BATCH", batch)
+
+    def change(table: pa.Table) -> pa.Table:
+        for name in ("sentiment", "predicted"):
+            text = table[name].cast(pa.string()).combine_chunks()
+            table = table.set_column(table.column_names.index(name), name, text if as_text else text.dictionary_encode())
+        return table
+
+    rewrite_scores(tmp_path, change)
+    ours = read_run(tmp_path).scores
+    np.testing.assert_array_equal(ours.label_logprobs, made.logprobs.numpy())
+    np.testing.assert_array_equal(ours.generated, made.answers.numpy())
+    assert ours.rows.tolist() == list(range(1, 13))
+    assert ours.sentiments.tolist() == [LABELS.index(query.sentiment) for query in made.queries]
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from rope_gpt2.fewshot.run_folder import read_run
+read_run(Path(sys.argv[1]))  # what is loaded once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+scores = read_run(Path(sys.argv[2])).scores
+arrays = sum(array.nbytes for array in (scores.rows, scores.sentiments, scores.label_logprobs, scores.generated))
+unit = 1 if sys.platform == "darwin" else 1024
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit - arrays)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
+def test_reading_a_million_rows_takes_little_more_than_their_arrays(tmp_path):
+    """Under 3 conditions 32 MB of arrays; the table with its labels as strings would be four times that."""
+    Made(tmp_path / "small", generated=True, content_free=False).finish()
+    shutil.copytree(tmp_path / "small", tmp_path / "large")
+    n, generator = 1_000_000, np.random.default_rng(0)
+    schema = pq.read_schema(tmp_path / "small" / run_folder.SCORES)
+    label = pa.DictionaryArray.from_arrays(pa.array(generator.integers(0, 2, n, dtype=np.int8)), [*LABELS, "uncertain"])
+    logprobs = [pa.array(-generator.random(n, dtype=np.float32)) for _ in LABELS]
+    with pq.ParquetWriter(tmp_path / "large" / run_folder.SCORES, schema, compression="zstd") as writer:
+        for condition in range(len(CONDITIONS)):
+            columns = [pa.array(np.full(n, condition, np.int32)), pa.array(np.arange(1, n + 1)), label, label, *logprobs]
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=65_536)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "small"), str(tmp_path / "large")]
+    assert int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) < 60e6
+
+
+def test_a_review_that_is_missing_is_named(tmp_path):
+    run = read_run(Made(tmp_path).finish().folder)
+    with pytest.raises(InputError, match="its reviews lack row 98; run evaluate again"):
+        run.reviews([99, 3, 98])
+    (tmp_path / run_folder.REVIEWS).write_bytes(b"PAR1 not PAR1")
+    with pytest.raises(InputError, match=r"its reviews cannot be read \(.*\); run evaluate again"):
+        run.reviews([3])
+
+
+def test_own_files_are_all_that_a_run_leaves(tmp_path):
+    Made(tmp_path).finish()
+    assert {tmp_path / name for name in files(tmp_path)} < set(run_folder.own_files(tmp_path))
 
 
 def test_scores_stand_in_groups_of_a_piece_each(tmp_path):
