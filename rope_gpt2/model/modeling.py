@@ -49,8 +49,7 @@ class RopeGPT2Attention(GPT2Attention):
             raise ValueError("position_embeddings is missing; call RopeGPT2Model, which computes it from position_ids")
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query, key, value = (part.view(heads).transpose(1, 2) for part in self.c_attn(hidden_states).split(self.split_size, dim=2))
-        # cos and sin are float32: rotate in float32 and come back, or autocast would fill the cache with float32 keys.
-        query, key = (rotate(part, *position_embeddings).to(value.dtype) for part in (query, key))
+        query, key = (rotate(part, *position_embeddings) for part in (query, key))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 

@@ -7,11 +7,13 @@ not interleaved as in the paper's eq. 15 or Llama's own code: the two differ by 
 Let B be batch, N heads, L length, H head dimension, R rotary dimension (R <= H, even).
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+
+CHUNK = 2**17  # elements for each thread: few enough for a core's cache, many enough to hide the cost of a call
 
 
 class RopeGPT2RotaryEmbedding(nn.Module):
@@ -74,20 +76,114 @@ class RopeGPT2RotaryEmbedding(nn.Module):
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the first R dimensions of each head (Su et al. 2021, eq. 34; halves paired as in GPT-NeoX).
 
+    Forward and backward keep nothing but the tables: the gradient of a rotation is the rotation by the negative angle.
+
     Args:
-        x: [B, N, L, H] queries or keys, any float dtype.
-        cos, sin: [B or 1, 1, L, R] float32; the last H - R dimensions of `x` pass through.
+        x: [B, N, L, H] queries or keys, any float dtype, any strides.
+        cos, sin: float32, of a shape that broadcasts over x: [B or 1, 1, L, R], or [L, 1, R] for x as [B, L, N, H]. The last H - R
+            dimensions of x pass through.
 
     Returns:
-        [B, N, L, H] in the promoted dtype of x and cos (float32 for half-precision x); the caller casts back.
+        The shape and dtype of x; computed in float32 (float64 for such x) and rounded once.
     """
+    if _needs_formula(x, cos, sin):
+        return _rotate_by_formula(x, cos, sin)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return cast("Tensor", _Rotation.apply(x, cos, sin))
+    if x.device.type == "cpu" and x.dim() == 4 and x.numel() > CHUNK:
+        return _rotate_in_chunks(x, cos, sin)
+    return _rotate_at_once(x, cos, sin)
+
+
+def _needs_formula(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether somebody reads the operations or replaces them: compilers, tracers, torch.func, tensor subclasses, learned angles."""
+    return (
+        torch.compiler.is_compiling()  # inductor makes one pass of the formula, forward and backward
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or type(x) is not Tensor
+        or cos.requires_grad
+        or sin.requires_grad
+    )
+
+
+def _rotate_by_formula(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x cos + rotate_half(x) sin, as it is written; a cast of x beforehand would cost inductor's bf16 kernel a seventh."""
     rotary_dim, half = cos.shape[-1], cos.shape[-1] // 2
     turned = x[..., :rotary_dim]
-    first, second = turned[..., :half], turned[..., half:]
-    if torch.is_grad_enabled():
-        turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
-    else:  # the same to the bit in three passes over memory instead of five; autograd has no use for results written in place
-        turned = turned * cos
-        turned[..., :half] -= second * sin[..., :half]
-        turned[..., half:] += first * sin[..., half:]
+    turned = (turned * cos + torch.cat((-turned[..., half:], turned[..., :half]), dim=-1) * sin).to(x.dtype)
     return turned if rotary_dim == x.shape[-1] else torch.cat((turned, x[..., rotary_dim:]), dim=-1)
+
+
+class _Rotation(torch.autograd.Function):
+    """`rotate` as one node of the graph. Its backward is `rotate` again, so that second derivatives are right as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return rotate(x, cos, sin)  # gradients are off in here
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return rotate(upstream[0], cos, -sin), None, None
+
+
+def _rotate_at_once(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The formula to the bit, in fewer passes over memory, for results that autograd does not see."""
+    rotary_dim, half = cos.shape[-1], cos.shape[-1] // 2
+    turned = x[..., :rotary_dim] * cos
+    turned[..., :half] -= x[..., half:rotary_dim] * sin[..., :half]
+    turned[..., half:] += x[..., :half] * sin[..., half:]
+    turned = turned.to(x.dtype)
+    return turned if rotary_dim == x.shape[-1] else torch.cat((turned, x[..., rotary_dim:]), dim=-1)
+
+
+def _rotate_in_chunks(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The formula to the bit, a chunk at a time, so that all passes but the first and the last stay in the processor's cache."""
+    result = torch.empty_like(x)  # the memory order of x
+    rotary_dim, half = cos.shape[-1], cos.shape[-1] // 2
+    result[..., rotary_dim:] = x[..., rotary_dim:]
+    signed = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)  # of rotate_half, whose first half is negative
+    parts = [x[..., :rotary_dim], result[..., :rotary_dim], *(table.expand(*x.shape[:-1], -1) for table in (cos, signed))]
+    if cos.shape[-2] == 1:
+        parts = [part.transpose(1, 2) for part in parts]  # (batch, head, seq, rotary_dim)
+    batch, heads, length, _ = parts[0].shape
+    rows = CHUNK * torch.get_num_threads() // rotary_dim
+    seqs = min(length, max(1, rows // heads))
+    batches = min(batch, max(1, rows // (heads * seqs)))
+    room = _Room(parts[0][:batches, :, :seqs], cos.dtype)
+    for block in zip(*(part.split(batches) for part in parts), strict=True):
+        for chunk in zip(*(part.split(seqs, dim=2) for part in block), strict=True):
+            if chunk[0].shape != room.shape:  # the last ones are smaller
+                room = _Room(chunk[0], cos.dtype)
+            room.rotate(*chunk)
+    return result
+
+
+class _Room:
+    """Buffers for the passes over one chunk.
+
+    All have (seq, rotary_dim) innermost like the tables, so that torch runs over both as one long row. Casts are made on whole buffers,
+    where torch has a fast loop for them.
+    """
+
+    def __init__(self, chunk: Tensor, dtype: torch.dtype) -> None:
+        dtype = torch.promote_types(chunk.dtype, dtype)
+        self.shape = chunk.shape
+        self.turned, self.crossed = (chunk.new_empty(self.shape, dtype=dtype) for _ in range(2))
+        self.halves = self.turned.split(self.shape[-1] // 2, dim=-1)
+        self.crossed_halves = self.crossed.split(self.shape[-1] // 2, dim=-1)
+        self.staged = None if dtype == chunk.dtype else chunk.new_empty(self.shape)
+
+    def rotate(self, x: Tensor, result: Tensor, cos: Tensor, signed: Tensor) -> None:
+        """Rotate x into result; `signed` holds the sines, those of the first half negative."""
+        size = cos.shape[-1] // 2
+        first, second = x.split(size, dim=-1) if self.staged is None else self.halves
+        if self.staged is not None:
+            x = self.turned.copy_(self.staged.copy_(x))
+        left, right = signed.split(size, dim=-1)
+        torch.mul(second, left, out=self.crossed_halves[0])
+        torch.mul(first, right, out=self.crossed_halves[1])
+        torch.mul(x, cos, out=self.turned).add_(self.crossed)
+        result.copy_(self.turned if self.staged is None else self.staged.copy_(self.turned))

@@ -89,7 +89,7 @@ def _split_heads(projected: Tensor, tables: tuple[Tensor, Tensor], heads: int) -
     """[B, L, 3E] → rotated query and key, and value, each [B, L, N, H]."""
     size, length, width = projected.shape
     parts = projected.view(size, length, 3 * heads, width // (3 * heads))
-    turned = rotate(parts[:, :, : 2 * heads], *tables).to(projected.dtype)
+    turned = rotate(parts[:, :, : 2 * heads], *tables)
     return turned[:, :, :heads], turned[:, :, heads:], parts[:, :, 2 * heads :]
 
 
@@ -138,8 +138,8 @@ def _attend_from(
     wanted = normed.gather(1, positions[..., None].expand(-1, -1, width))
     query = functional.linear(wanted, weight[:, :width].T, bias[:width]).unflatten(-1, (heads, -1))  # (batch, wanted, head, head_dim)
     pairs = functional.linear(normed, weight[:, width:].T, bias[width:]).unflatten(-1, (2 * heads, -1))
-    query = rotate(query, *(table[positions] for table in tables)).to(query.dtype)
-    key, value = rotate(pairs[:, :, :heads], *tables).to(query.dtype), pairs[:, :, heads:]
+    query = rotate(query, *(table[positions] for table in tables))
+    key, value = rotate(pairs[:, :, :heads], *tables), pairs[:, :, heads:]
     scores = torch.einsum("bknh,blnh->bknl", query, key).float() * attention.scaling
     behind = torch.arange(key.shape[1], device=key.device) > positions[..., None, None]
     scores = scores.masked_fill(behind, float("-inf"))

@@ -7,12 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
-from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding, apply_rotary_pos_emb
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding, apply_rotary_pos_emb, rotate_half
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM, RopeGPT2Model
-from rope_gpt2.model.rotary import RopeGPT2RotaryEmbedding, rotate
+from rope_gpt2.model.rotary import RopeGPT2RotaryEmbedding, _rotate_by_formula, rotate
 
 CONFIG = RopeGPT2Config(n_embd=32, n_head=4, n_positions=64)
 
@@ -83,16 +85,124 @@ def test_a_partial_rotation_passes_the_rest_through(fraction):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_half_precision_is_rotated_in_float32(dtype):
+def test_half_precision_is_rotated_in_float32_and_rounded_once(dtype):
     x = heads(1, 4, 5, 8, dtype=dtype)
-    assert turn(x, range(5)).dtype == torch.float32
-    torch.testing.assert_close(turn(x, range(5)), turn(x.float(), range(5)), rtol=0, atol=0)
+    assert turn(x, range(5)).dtype == dtype
+    torch.testing.assert_close(turn(x, range(5)), turn(x.float(), range(5)).to(dtype), rtol=0, atol=0)
 
 
 def test_the_gradient_of_a_rotation_is_the_inverse_rotation():
     x, upstream = heads(1, 4, 5, 8).requires_grad_(), heads(1, 4, 5, 8, seed=1)
     turn(x, range(5)).backward(upstream)
     torch.testing.assert_close(x.grad, turn(upstream, [-p for p in range(5)]))
+
+
+# One rotation, several ways to compute it: the formula as written, at once without autograd, in chunks, in one node of the graph.
+
+
+def tables(length, rotary_dim=8, batch=1, seed=3):
+    """cos and sin [batch, 1, length, rotary_dim] of any angles, both halves alike."""
+    angles = torch.rand(batch, 1, length, rotary_dim // 2, generator=torch.Generator().manual_seed(seed)).repeat(1, 1, 1, 2) * 6
+    return angles.cos(), angles.sin()
+
+
+@pytest.mark.parametrize("chunk", [1, 64, 200, 100_000])
+@pytest.mark.parametrize("rotary_dim", [2, 6, 8])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_every_way_gives_the_bits_of_the_formula(dtype, batch, rotary_dim, chunk, monkeypatch):
+    monkeypatch.setattr("rope_gpt2.model.rotary.CHUNK", chunk)
+    cos, sin = tables(7, rotary_dim, batch)
+    fused = heads(3, 7, 12, 8, dtype=dtype)  # as c_attn leaves it: queries, keys and values side by side
+    for x in (fused[:, :, 4:8].transpose(1, 2), heads(3, 4, 7, 8, dtype=dtype)):
+        turned = x[..., :rotary_dim]
+        rotated = (turned * cos + rotate_half(turned) * sin).to(dtype)
+        formula = torch.cat((rotated, x[..., rotary_dim:]), dim=-1)
+        leaf = x.detach().requires_grad_()
+        for ours in (rotate(x, cos, sin), rotate(leaf, cos, sin), _rotate_by_formula(x, cos, sin)):
+            torch.testing.assert_close(ours, formula, rtol=0, atol=0)
+        positions_first = rotate(x.transpose(1, 2), cos.transpose(1, 2), sin.transpose(1, 2))
+        torch.testing.assert_close(positions_first.transpose(1, 2), formula, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("chunk", [64, 100_000])
+@pytest.mark.parametrize("rotary_dim", [2, 8])
+def test_first_and_second_derivatives_are_those_of_finite_differences(rotary_dim, chunk, monkeypatch):
+    monkeypatch.setattr("rope_gpt2.model.rotary.CHUNK", chunk)
+    cos, sin = tables(3, rotary_dim)
+    x = heads(2, 2, 3, 8, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: rotate(x, cos.double(), sin.double()), x)
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, cos.double(), sin.double()), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_those_of_the_formula(dtype):
+    (cos, sin), upstream = tables(5, 6), heads(2, 4, 5, 8, dtype=dtype, seed=1)
+    x = heads(2, 4, 5, 8, dtype=dtype).requires_grad_()
+    (ours,) = torch.autograd.grad(rotate(x, cos, sin), x, upstream)
+    exact = x.detach().float().requires_grad_()
+    (theirs,) = torch.autograd.grad(_rotate_by_formula(exact, cos, sin), exact, upstream.float())
+    torch.testing.assert_close(ours, theirs.to(dtype))
+
+
+def test_learned_angles_get_their_gradients():
+    x = heads(2, 4, 5, 8).requires_grad_()
+    cos, sin = (table.requires_grad_() for table in tables(5))
+    upstream = torch.autograd.grad(rotate(x, cos, sin).sum(), (x, cos, sin))
+    torch.testing.assert_close(upstream[1], x.sum(dim=(0, 1), keepdim=True))
+
+
+def test_autograd_keeps_no_activation_of_a_rotation():
+    kept = []
+    cos, sin = tables(5)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+        rotate(heads(2, 4, 5, 8).requires_grad_(), cos, sin)
+    assert kept == [cos.numel(), sin.numel()]
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_recomputed_rotation_has_the_same_gradient(use_reentrant):
+    (cos, sin), x = tables(5), heads(2, 4, 5, 8).requires_grad_()
+    square = lambda x: rotate(x * 2, cos, sin).pow(2)  # noqa: E731
+    (plain,) = torch.autograd.grad(square(x).sum(), x)
+    checkpoint(square, x, use_reentrant=use_reentrant).sum().backward()
+    torch.testing.assert_close(x.grad, plain, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own, in its rules for jvp
+def test_function_transforms_see_the_formula():
+    (cos, sin), x, tangent = tables(5), heads(3, 2, 4, 5, 8), heads(3, 2, 4, 5, 8, seed=1)
+    one_by_one = torch.stack([rotate(part, cos, sin) for part in x])
+    torch.testing.assert_close(torch.func.vmap(lambda x: rotate(x, cos, sin))(x), one_by_one)
+    loss = lambda x: rotate(x, cos, sin).pow(2).sum()  # noqa: E731  # rotations keep norms: the gradient is 2 x
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(x), 2 * x)
+    turned = torch.func.jvp(lambda x: rotate(x, cos, sin), (x[0],), (tangent[0],))[1]
+    torch.testing.assert_close(turned, rotate(tangent[0], cos, sin))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x[0], tangent[0])
+        torch.testing.assert_close(forward_ad.unpack_dual(rotate(dual, cos, sin)).tangent, turned)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_graph_of_a_compiler_holds_the_rotation_without_a_break(dtype):
+    (cos, sin), x, upstream = tables(5), heads(2, 4, 5, 8, dtype=dtype).requires_grad_(), heads(2, 4, 5, 8, dtype=dtype, seed=1)
+    compiled = torch.compile(rotate, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, cos, sin), rotate(x, cos, sin), rtol=0, atol=0)
+    theirs = torch.autograd.grad(compiled(x, cos, sin), x, upstream)
+    ours = torch.autograd.grad(rotate(x, cos, sin), x, upstream)
+    torch.testing.assert_close(ours, theirs, rtol=2 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)  # autograd sums in bf16
+
+
+def test_an_exported_rotation_takes_other_lengths():
+    class Rotation(torch.nn.Module):
+        def forward(self, x, cos, sin):
+            return rotate(x, cos, sin)
+
+    length = torch.export.Dim("length", min=2, max=4096)
+    example, by_length = (heads(2, 4, 5, 8), *tables(5)), {2: length}
+    program = torch.export.export(Rotation(), example, dynamic_shapes=(by_length, by_length, by_length))
+    other = (heads(2, 4, 9, 8), *tables(9))
+    torch.testing.assert_close(program.module()(*other), rotate(*other))
 
 
 @pytest.mark.parametrize("head_dim", [2, 8, 64])
