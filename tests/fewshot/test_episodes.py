@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from rope_gpt2.errors import InputError
-from rope_gpt2.fewshot.episodes import IGNORED, Episodes, collate_episodes
+from rope_gpt2.fewshot.episodes import Episodes
 from rope_gpt2.fewshot.examples import LABELS, Example
 from rope_gpt2.fewshot.template import DEFAULT_TEMPLATE, Template
 from rope_gpt2.fewshot.verbalizer import Verbalizer
 from rope_gpt2.model.tokenizer import train_tokenizer
+from rope_gpt2.sequences import IGNORED, collate_sequences
 
 TEMPLATES = [DEFAULT_TEMPLATE, "{text}\nSentiment: {label}\n\n", "{text} =>{label}\n", "Text: {text} It was {label} \n"]
 WORDS = [LABELS, ("bad", "utterly wonderful")]
@@ -71,7 +72,7 @@ def test_every_token_of_every_label_word_is_a_target_and_flagged(shown, tokenize
     episodes = make(shown, tokenizer, template=template, words=words)
     for index in range(len(episodes)):
         item = episodes.get(0, index)
-        tokens, targets, is_label = item
+        tokens, targets, is_label, _ = item
         text = tokenizer.decode(tokens[: length(item)]).strip("\n")
         labels = [
             next(sentiment for query, sentiment in sentiments.items() if part.startswith(query)) for part in text.split(layout.separator)
@@ -84,7 +85,7 @@ def test_targets_are_the_next_tokens_and_padding_is_ignored(shown, tokenizer, ma
     episodes = make(shown, tokenizer, max_length)
     for index in range(len(episodes)):
         item = episodes.get(0, index)
-        tokens, targets, is_label = item
+        tokens, targets, is_label, _ = item
         end = length(item)
         assert tokens.shape == targets.shape == is_label.shape == (max_length,)
         assert end <= max_length
@@ -98,7 +99,7 @@ def test_a_sequence_is_a_function_of_seed_epoch_and_index(shown, tokenizer):
     ours, theirs = make(shown, tokenizer, seed=3), make(shown, tokenizer, seed=3)
     for epoch, index in ((2, 1), (0, 0), (2, 0), (0, 1)):  # asked in another order, as after a resume
         theirs.get(1, index)
-        for our, their in zip(ours.get(epoch, index), theirs.get(epoch, index), strict=True):
+        for our, their in zip(ours.get(epoch, index)[:3], theirs.get(epoch, index)[:3], strict=True):
             assert torch.equal(our, their)
 
 
@@ -138,7 +139,8 @@ def test_reviews_of_which_none_fits_are_refused(shown, tokenizer):
 
 def test_a_batch_stacks_sequences(shown, tokenizer):
     episodes = make(shown, tokenizer)
-    batch = collate_episodes([episodes.get(0, index) for index in range(3)])
+    batch = collate_sequences([episodes.get(0, index) for index in range(3)])
     assert batch.input_ids.shape == batch.targets.shape == batch.is_label.shape == (3, 128)
-    for ours, theirs in zip(batch, episodes.get(0, 2), strict=True):
+    assert batch.position_ids is None
+    for ours, theirs in zip(batch[:3], episodes.get(0, 2)[:3], strict=True):
         assert torch.equal(ours[2], theirs)

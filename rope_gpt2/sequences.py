@@ -1,0 +1,106 @@
+"""Training sequences: what corpora and episodes become, and what the training step takes.
+
+Let B be batch, L length.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # a target that torch's cross-entropy leaves out
+
+
+class TrainingSequence(NamedTuple):
+    """One sequence, padded on the right.
+
+    Attributes:
+        input_ids: [L] int64 token ids.
+        targets: [L] int64, the token that follows each; `IGNORED` where nothing is to be learned: at the end, on padding.
+        is_label: [L] bool, whether that token belongs to a label word.
+        position_ids: [L] int64, starting again at 0 for each document that must not see the one before it; None for one document.
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    is_label: Tensor
+    position_ids: Tensor | None = None
+
+
+class SequenceBatch(NamedTuple):
+    """TrainingSequences, stacked: [B, L] each."""
+
+    input_ids: Tensor
+    targets: Tensor
+    is_label: Tensor
+    position_ids: Tensor | None = None
+
+
+class SequenceSource(Protocol):
+    """Sequences of an epoch, each a function of (epoch, index) alone, so that a resumed run sees what an undisturbed one would."""
+
+    def __len__(self) -> int:
+        """Sequences in an epoch; the same in every epoch."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an epoch, padding aside."""
+
+    def get(self, epoch: int, index: int) -> TrainingSequence:
+        """Sequence `index` of an epoch."""
+
+
+def collate_sequences(items: Sequence[TrainingSequence]) -> SequenceBatch:
+    """Sequences → one batch."""
+    positions = [item.position_ids for item in items if item.position_ids is not None]
+    if positions and len(positions) != len(items):
+        raise ValueError("position_ids must be given for all sequences of a batch or for none")
+    return SequenceBatch(
+        torch.stack([item.input_ids for item in items]),
+        torch.stack([item.targets for item in items]),
+        torch.stack([item.is_label for item in items]),
+        torch.stack(positions) if positions else None,
+    )
+
+
+class Mixture:
+    """Sequences of a main source, with those of another one strewn among them.
+
+    An epoch holds every sequence of the main source once. The other source goes on from epoch to epoch, so that none of its sequences
+    comes again before all have come.
+
+    Args:
+        main: what an epoch goes by.
+        other: what is strewn in.
+        share: of the other source among the sequences of an epoch, in [0, 1).
+        seed: of the order.
+    """
+
+    def __init__(self, main: SequenceSource, other: SequenceSource, share: float, seed: int) -> None:
+        if not 0 <= share < 1:
+            raise ValueError(f"share must lie in [0, 1), got {share}")
+        self.main, self.other, self.seed = main, other, seed
+        self._others = round(len(main) * share / (1 - share))
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Sequences in an epoch."""
+        return len(self.main) + self._others
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an epoch, padding aside; of the other source on average."""
+        return self.main.num_tokens + round(self.other.num_tokens * self._others / len(self.other))
+
+    def get(self, epoch: int, index: int) -> TrainingSequence:
+        """Sequence `index` of an epoch."""
+        if self._order[0] != epoch:
+            order = list(range(len(self)))
+            random.Random(f"mixture {self.seed} {epoch}").shuffle(order)
+            self._order = (epoch, order)
+        place = self._order[1][index]
+        if place < len(self.main):
+            return self.main.get(epoch, place)
+        return self.other.get(*divmod(epoch * self._others + place - len(self.main), len(self.other)))
