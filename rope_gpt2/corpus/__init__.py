@@ -1,0 +1,1 @@
+"""THE TEXT: documents → token cache → packed training sequences. Knows nothing of sentiment, RoPE or Lightning."""
