@@ -17,7 +17,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rope_gpt2.commands.manifest import build_manifest, has_bfloat16, record_plan
+from rope_gpt2.commands.devices import choose_device
+from rope_gpt2.commands.manifest import build_manifest, record_plan
 from rope_gpt2.commands.parser import Parser
 from rope_gpt2.commands.report import write_report
 from rope_gpt2.errors import InputError, VerificationError
@@ -34,7 +35,7 @@ from rope_gpt2.fewshot.template import DEFAULT_TEMPLATE
 from rope_gpt2.model.tokenizer import load_tokenizer
 from rope_gpt2.training.checkpoints import load_checkpoint, random_model
 from rope_gpt2.training.datamodule import SentimentDataModule
-from rope_gpt2.training.module import FewShotModule
+from rope_gpt2.training.fewshot_module import FewShotModule
 from rope_gpt2.training.notices import silence_notices
 from rope_gpt2.training.prediction_writer import ScoreWriter
 from rope_gpt2.training.progress import ScoringProgress
@@ -228,21 +229,6 @@ def _context(options: argparse.Namespace, model: PreTrainedModel) -> int:
                 f"--max-length {length}: the position table of {options.checkpoint} ends at {table.num_embeddings}; give at most that"
             )
     return int(length) - (MAX_NEW_TOKENS - 1 if options.scoring == "generate" else 0)
-
-
-def choose_device(device: str, precision: str) -> tuple[str, str]:
-    """(accelerator, precision) of Lightning's Trainer: auto takes a GPU where there is one, and bfloat16 where it is computed with.
-
-    Raises:
-        InputError: if a GPU was asked for and there is none.
-    """
-    if device == "gpu" and not torch.cuda.is_available():
-        raise InputError("--device gpu: this machine has no GPU that torch can use; take --device cpu, or install torch with CUDA")
-    accelerator = device if device != "auto" else ("gpu" if torch.cuda.is_available() else "cpu")
-    if precision == "auto":
-        on_cpu = torch.backends.mkldnn.is_available() and has_bfloat16()
-        precision = "bf16-true" if (torch.cuda.is_bf16_supported() if accelerator == "gpu" else on_cpu) else "32-true"
-    return accelerator, precision
 
 
 def _score(

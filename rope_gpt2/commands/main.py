@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "write predictions.csv",
     "evaluate": "few-shot accuracy of a checkpoint over a grid of conditions, with intervals and controls",
     "report": "metrics and report of a run of evaluate, computed again without the model",
+    "label": "label unlabelled text with a checkpoint, to train the next one on (self-training)",
     "compare": "is one run of evaluate better than another, on the same reviews",
 }
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -50,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from rope_gpt2.commands.report import report
 
             return report(arguments[1:])
+        if arguments[0] == "label":
+            from rope_gpt2.commands.label import label
+
+            return label(arguments[1:])
         if arguments[0] == "compare":
             from rope_gpt2.commands.compare import compare
 

@@ -74,11 +74,6 @@ def build_manifest(options: argparse.Namespace, arguments: Sequence[str], record
     }
 
 
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own (AMX or AVX-512-BF16)."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # torch has no public name for it
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

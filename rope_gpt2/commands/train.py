@@ -1,5 +1,6 @@
 """fit, validate, test, predict: LightningCLI with this package's parts."""
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,10 @@ from rope_gpt2.training.cli import run_cli
 from rope_gpt2.training.notices import silence_notices
 
 EXIT_INTERRUPTED = 130
+
+# What jsonargparse says of an option of the data module, among all that it could have been
+_DATA_OPTION = re.compile(r"^Parser key \"data\":.*?Problem with given class_path '([\w.]+)': (.*?) - Expected a <class 'NoneType'>")
+_DATA_MODULE = re.compile(r"^Parser key \"data\":.*Given value: (\S+)$")
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -24,15 +29,41 @@ def train(arguments: Sequence[str]) -> int:
     try:
         run_cli()
     except ArgumentError as error:
-        raise InputError(f"{_one_line(error.message or str(error))}; see --help") from error
+        raise InputError(_sentence(error.message or str(error))) from error
     except MisconfigurationException as error:
         raise InputError(_one_line(str(error))) from error
+    except ValueError as error:
+        if isinstance(error.__cause__, InputError):  # of a data module's constructor, which jsonargparse wraps
+            raise error.__cause__ from error
+        raise
     except SystemExit as error:
         # Lightning ends an interrupted fit by exit(1), after its checkpoint was saved
         if error.code == 1:
             return EXIT_INTERRUPTED
         raise
     return 0
+
+
+def _sentence(message: str) -> str:
+    """What is wrong with an option; of one of a data module without the list of what else it could have been."""
+    line = _one_line(message)
+    wrong = _DATA_MODULE.search(line)
+    if found := _DATA_OPTION.search(line):
+        path, reason = found.groups()
+        name = path.rpartition(".")[2]
+        for pattern, words in (
+            (r"^Option '(.+?)' is not accepted.*", rf"{name} has no option data.\1"),
+            (r"^unrecognized arguments: --(\S+?)[= ].*", rf"{name} has no option data.\1"),
+            (r"^the following arguments are required: ", f"{name} needs data."),
+            (r'^Parser key "(.+?)": ', r"data.\1: "),
+        ):
+            reason, count = re.subn(pattern, words, reason)
+            if count:
+                return f"{reason}; see --data.help {name}"
+        return f"--data {path}: {reason}; give --data SentimentDataModule or CorpusDataModule"
+    if wrong:
+        return f"--data {wrong[1]} is no data module; give SentimentDataModule or CorpusDataModule"
+    return f"{line}; see --help"
 
 
 def _one_line(text: str) -> str:

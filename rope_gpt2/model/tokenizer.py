@@ -103,6 +103,39 @@ def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **content["special_tokens"])
 
 
+def with_words(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> tuple[PreTrainedTokenizerFast, dict[int, list[int]]]:
+    """A byte-level BPE in which each of the words is one token: merges of its pieces come behind all others.
+
+    Args:
+        tokenizer: stays as it is.
+        words: with the space before them, where they have one; a word that is one token already changes nothing.
+
+    Returns:
+        The new tokenizer, and for each new id the ids of the pieces that it joins, as the old tokenizer knows them.
+
+    Raises:
+        InputError: for a tokenizer that is no byte-level BPE, or a word that its rules split before any merge.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    if content["model"]["type"] != "BPE":
+        raise InputError(f"words can be added to a byte-level BPE alone, this tokenizer is a {content['model']['type']}; take another")
+    vocabulary: dict[str, int] = content["model"]["vocab"]
+    joined: dict[int, list[int]] = {}
+    for word in words:
+        encoding = tokenizer.backend_tokenizer.encode(word, add_special_tokens=False)
+        if len({token for token in encoding.word_ids if token is not None}) != 1:
+            raise InputError(f"{word!r} is more than one word to this tokenizer; give single words, with the space before them")
+        pieces = list(encoding.tokens)
+        while len(pieces) > 1:
+            pair, pieces = pieces[:2], [pieces[0] + pieces[1], *pieces[2:]]
+            content["model"]["merges"].append(pair)
+            if pieces[0] not in vocabulary:
+                vocabulary[pieces[0]] = max(max(vocabulary.values()) + 1, len(tokenizer) + len(joined))
+                joined[vocabulary[pieces[0]]] = encoding.ids[: len(encoding.ids) - len(pieces) + 1]
+    specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return tokenizer_from_json(json.dumps({"tokenizer": json.dumps(content), "special_tokens": specials})), joined
+
+
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """Load a fast tokenizer from a folder, or by its hub name ("gpt2").
 

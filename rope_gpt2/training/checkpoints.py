@@ -18,8 +18,10 @@ from rope_gpt2.errors import InputError
 from rope_gpt2.model.configuration import RopeGPT2Config
 from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
 from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json
-from rope_gpt2.training.datamodule import SentimentDataModule
-from rope_gpt2.training.module import RopeGPT2Module
+from rope_gpt2.training.architecture import model_config
+from rope_gpt2.training.sharding import META, is_sharded, read_sharded_weights, whole_copy
+
+DATA_MODULES = ("SentimentDataModule", "CorpusDataModule")  # the names under which Lightning stores their state
 
 
 def load_checkpoint(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -66,19 +68,23 @@ def _load_folder(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def read_lightning_checkpoint(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a checkpoint that `fit` wrote."""
-    if not path.is_file():
+    """Model and tokenizer of a checkpoint that `fit` wrote: a file, or the folder of a sharded one."""
+    if not path.exists():
         raise InputError(f"{path}: no such file; give the path of a checkpoint that fit wrote")
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        hparams, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-        tokenizer = tokenizer_from_json(checkpoint[SentimentDataModule.__qualname__]["tokenizer_json"])
-        module = RopeGPT2Module(**{name: value for name, value in hparams.items() if not name.startswith("_")})
-        module.load_state_dict(weights)
-    except (RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        checkpoint: dict[str, Any] = torch.load(path / META if path.is_dir() else path, map_location="cpu", weights_only=True)
+        tokenizer = tokenizer_from_json(next(checkpoint[name]["tokenizer_json"] for name in DATA_MODULES if name in checkpoint))
+        model = RopeGPT2ForCausalLM(model_config(checkpoint["hyper_parameters"]))
+        if path.is_dir():
+            read_sharded_weights(path, model)
+        else:
+            stored = checkpoint["state_dict"]
+            weights = {name.removeprefix("model."): tensor for name, tensor in stored.items() if name.startswith("model.")}
+            model.load_state_dict(weights)
+    except (RuntimeError, KeyError, TypeError, OSError, EOFError, StopIteration, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: is no checkpoint of this package, or is damaged ({reason}); give another one") from error
-    return module.model, tokenizer
+    return model, tokenizer
 
 
 def save_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -146,13 +152,15 @@ class ExportPretrained(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export, on the first process."""
         log_dir = trainer.log_dir  # every process must ask: the first one's answer is broadcast
+        sharded = is_sharded(pl_module)
+        whole = whole_copy(pl_module.model) if sharded and self.which == "last" else pl_module.model  # type: ignore[arg-type]
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best and self.which == "best":
             model, tokenizer = read_lightning_checkpoint(Path(best))
         else:
-            model, tokenizer = pl_module.model, trainer.datamodule.tokenizer  # type: ignore[assignment, attr-defined]
+            model, tokenizer = whole, trainer.datamodule.tokenizer  # type: ignore[assignment, attr-defined]
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             for config in (model.config, model.generation_config):
                 setattr(config, name, getattr(tokenizer, name))

@@ -1,23 +1,27 @@
 """LightningCLI with this package's module, data, callbacks and loggers: fit, validate, test, predict."""
 
 import pickle
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from rope_gpt2.errors import InputError
-from rope_gpt2.training.checkpoints import ExportPretrained
+from rope_gpt2.training.checkpoints import DATA_MODULES, ExportPretrained
+from rope_gpt2.training.corpus_datamodule import CorpusDataModule  # noqa: F401  # so that --data finds it by its name
 from rope_gpt2.training.datamodule import SentimentDataModule
+from rope_gpt2.training.guards import FiniteGuard
 from rope_gpt2.training.module import RopeGPT2Module
 from rope_gpt2.training.prediction_writer import PredictionWriter
+from rope_gpt2.training.saving import BestCheckpoint, LastCheckpoint, WholeFileIO
+from rope_gpt2.training.sharding import META
+from rope_gpt2.training.tokenized_datamodule import TokenizedDataModule
 
 DEFAULTS: dict[str, Any] = {
     "checkpoint.monitor": "val/accuracy",
@@ -32,27 +36,39 @@ DEFAULTS: dict[str, Any] = {
 
 
 class SentimentCLI(LightningCLI):
-    """The command line of `train.py`; `--checkpoint.*`, `--early_stopping.*`, `--export.*` and `--predictions.*` set its callbacks.
+    """The command line of `train.py`; `--checkpoint.*`, `--last.*`, `--guard.*`, `--early_stopping.*`, `--export.*` and `--predictions.*`
+    set its callbacks.
 
-    Beside the best checkpoint, `last.ckpt` is written at every validation and when a fit is interrupted: `--ckpt_path` takes it.
+    Beside the best checkpoint, `last.ckpt` is written at every validation, every ten minutes (`--last.every_n_minutes`), if asked for every
+    so many steps (`--last.every_n_train_steps`), and when a fit is interrupted: `--ckpt_path` takes it.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks with their defaults."""
-        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(FiniteGuard, "guard")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")  # the first of its kind: `trainer.checkpoint_callback` names it
+        parser.add_lightning_class_args(LastCheckpoint, "last")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ExportPretrained, "export")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.set_defaults(DEFAULTS)
+        parser.set_defaults(DEFAULTS | {"data": {"class_path": f"{SentimentDataModule.__module__}.{SentimentDataModule.__qualname__}"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse a checkpoint that cannot be read before anything runs."""
+        # A first time for the data module alone: its options would else have the defaults of another one as far as they share names.
+        first = parser.parse_args([part for part in sys.argv[1:] if not part.startswith("--print_config")])
+        if (data := first[first["subcommand"]].get("data")) is not None:
+            self._subcommand_parsers[first["subcommand"]].set_defaults({"data": {"class_path": data["class_path"]}})
         super().parse_arguments(parser, args)
         if self.config["subcommand"] == "predict":
             self.config["predict"]["return_predictions"] = False  # they stream to disk, and memory stays flat
         path = self.config[self.config["subcommand"]].get("ckpt_path")
         if path and path not in ("best", "last", "hpc", "registry"):
             check_checkpoint(Path(path))
+
+    def before_fit(self) -> None:
+        """Tell the data module which checkpoint the run goes on from: its tokenizer is wanted before the trainer restores anything."""
+        self.datamodule.ckpt_path = self.config_init["fit"].get("ckpt_path")
 
     def before_instantiate_classes(self) -> None:
         """Only fit has a run folder to save its configuration in."""
@@ -69,59 +85,9 @@ class SentimentCLI(LightningCLI):
                 tensorboard = TensorBoardLogger(root, name="", version=None)
                 kwargs["logger"] = [tensorboard, CSVLogger(root, name="", version=tensorboard.version)]
         trainer = super().instantiate_trainer(**kwargs)
-        if trainer.checkpoint_callbacks:
-            # behind the one that keeps the best, which `trainer.checkpoint_callback` names
-            trainer.callbacks.append(LastCheckpoint())  # type: ignore[attr-defined]
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFileIO()
         return trainer
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint that remembers the best of a run when it is resumed, in a folder of its own."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best, wherever it lies; the parent forgets it where the folder is another one."""
-        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """`last.ckpt`, at every validation and when a fit is interrupted, with a word on how to go on."""
-
-    def __init__(self) -> None:
-        super().__init__(filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_exception=True)
-        self._interrupted = False
-        self._handler: Any = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a Ctrl-C waits for the end of its batch, so that no half a step is saved; a second one ends at once."""
-        super().on_train_start(trainer, pl_module)
-        self._interrupted = False
-        if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
-
-    def on_train_batch_end(self, *arguments: Any) -> None:
-        """Save as the parent does, and stop where that was asked for."""
-        super().on_train_batch_end(*arguments)
-        if self._interrupted:
-            raise KeyboardInterrupt
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give Ctrl-C back."""
-        super().on_train_end(trainer, pl_module)
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save when interrupted, and name the file; after an error, of one process perhaps, the last validation's file stands."""
-        if isinstance(exception, KeyboardInterrupt):
-            super().on_exception(trainer, pl_module, exception)
-            path = Path(self.dirpath or "") / "last.ckpt"
-            if trainer.is_global_zero and path.is_file():
-                print(f"interrupted; go on with the same command and --ckpt_path {path}", file=sys.stderr)
-
-    def _interrupt(self, *_: Any) -> None:
-        self._interrupted = True
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
 
 
 def check_checkpoint(path: Path) -> None:
@@ -130,13 +96,14 @@ def check_checkpoint(path: Path) -> None:
     Raises:
         InputError: with the remedy.
     """
-    if not path.is_file():
+    file = path / META if path.is_dir() else path
+    if not file.is_file():
         raise InputError(f"{path}: no such checkpoint file; give a .ckpt file that fit wrote")
     try:
-        checkpoint = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        checkpoint = torch.load(file, map_location="meta", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: is no Lightning checkpoint, or is damaged; give another .ckpt file that fit wrote") from error
-    if SentimentDataModule.__qualname__ not in checkpoint or "state_dict" not in checkpoint:
+    if not any(name in checkpoint for name in DATA_MODULES) or (file == path and "state_dict" not in checkpoint):
         raise InputError(f"{path}: holds no model and tokenizer of this package; give a .ckpt file that fit wrote")
 
 
@@ -149,7 +116,8 @@ def run_cli() -> SentimentCLI:
     parser_options: dict[str, Any] = {"exit_on_error": False}
     return SentimentCLI(
         RopeGPT2Module,
-        SentimentDataModule,
+        TokenizedDataModule,  # --data CorpusDataModule for plain text; SentimentDataModule by default
+        subclass_mode_data=True,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"default_root_dir": "logs"},

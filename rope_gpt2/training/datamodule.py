@@ -2,33 +2,40 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from rope_gpt2.corpus.documents import Reading
+from rope_gpt2.corpus.packing import PackedDocuments
+from rope_gpt2.corpus.sources import find_sources
+from rope_gpt2.corpus.stream import DocumentStream
+from rope_gpt2.corpus.token_cache import known_revisions, open_or_build
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.batches import Item, PromptBatch
 from rope_gpt2.fewshot.conditions import expand_grid
 from rope_gpt2.fewshot.content_free import content_free_inputs
 from rope_gpt2.fewshot.demonstrations import DemonstrationSampler, Pool
-from rope_gpt2.fewshot.episodes import Episodes
+from rope_gpt2.fewshot.episodes import EpisodeOptions, Episodes
 from rope_gpt2.fewshot.examples import Example, ExampleFile, read_examples
 from rope_gpt2.fewshot.prompts import PromptBuilder
 from rope_gpt2.fewshot.splits import drop_same_texts, hold_out
 from rope_gpt2.fewshot.sst2 import resolve_data
 from rope_gpt2.fewshot.template import DEFAULT_TEMPLATE, Template
 from rope_gpt2.fewshot.verbalizer import Verbalizer
-from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json, tokenizer_to_json, train_tokenizer
-from rope_gpt2.training.loaders import EpisodeLoader, PromptBatches, PromptPlan
+from rope_gpt2.model.tokenizer import train_tokenizer
+from rope_gpt2.sequences import Mixture, SequenceSource
+from rope_gpt2.training.loaders import PromptBatches, PromptPlan, SequenceLoader
+from rope_gpt2.training.tokenized_datamodule import TokenizedDataModule
 
 WINDOW_ROWS = 2048  # queries that are tokenized, sorted by length and written to disk together
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65_536
 
 
-class SentimentDataModule(L.LightningDataModule):
+class SentimentDataModule(TokenizedDataModule):
     """Serves episodes for fit, and prompts for validate, test and predict.
 
     Args:
@@ -48,7 +55,20 @@ class SentimentDataModule(L.LightningDataModule):
         selection: "balanced", "random" or "similar" demonstrations.
         template: layout with {text} and {label}.
         label_words: words for negative and positive.
-        batch_size: episodes in a training step, on each device.
+        batch_size: sequences in a training step, on each device.
+        more_train: CSVs that are trained on beside `train`, as they are; nothing is held out of them or drawn from them for prompts.
+        min_words: shortest review that is trained on, in words.
+        episode_templates: layouts of training episodes, dealt out evenly; None for `template`.
+        episode_balance: share, in [0, 1], of training sequences with an uneven number of positive and negative reviews.
+        episode_shots: demonstrations before the last label of a training episode, at most; 0 for as many as fit.
+        random_words: share, in [0, 1], of training episodes whose two label words are drawn for them (symbol tuning).
+        random_words_pool: draw from the most frequent words alone, this many; 0 for all.
+        held_out_words: words that are never drawn, so that evaluations can use them.
+        flipped: share, in [0, 1], of training episodes with the usual label words exchanged.
+        text: plain text (files, or data sets of the hub) that is strewn among the episodes, as in CorpusDataModule.
+        text_share: of the text among the training sequences, in [0, 1).
+        text_drop: regular expressions whose matches are cut out of every document of the text.
+        cache_dir: where the tokens of the text are kept.
         eval_batch_tokens: tokens of queries in a batch of prompts, on each device; 0 for what suits the device.
         order_seed: of the order of training examples and of the held-out reviews.
         limit: score the first reviews only, this many; 0 for all.
@@ -75,15 +95,28 @@ class SentimentDataModule(L.LightningDataModule):
         template: str = DEFAULT_TEMPLATE,
         label_words: list[str] | None = None,
         batch_size: int = 16,
+        more_train: list[str] | None = None,
+        min_words: int = 0,
+        episode_templates: list[str] | None = None,
+        episode_balance: float = 0.0,
+        episode_shots: int = 0,
+        random_words: float = 0.0,
+        random_words_pool: int = 0,
+        held_out_words: list[str] | None = None,
+        flipped: float = 0.0,
+        text: list[str] | str | None = None,
+        text_share: float = 0.5,
+        text_drop: list[str] | None = None,
+        cache_dir: str = "data/cache",
         eval_batch_tokens: int = 0,
         order_seed: int = 0,
         limit: int = 0,
         clean_html: bool | None = None,
         trim_queries: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(tokenizer, normalize, max_length)
         self.options = {"train": train, "validation": validation, "test": test, "predict": predict, "pool": pool}
-        self.holdout, self.tokenizer_name, self.normalize, self.max_length = holdout, tokenizer, normalize, max_length
+        self.holdout = holdout
         self.template = Template(template)
         self.verbalizer = Verbalizer() if label_words is None else Verbalizer(tuple(label_words))
         if batch_size < 1:
@@ -97,9 +130,22 @@ class SentimentDataModule(L.LightningDataModule):
         self.channel = False
         self.processes: int | None = None  # where prompts are planned before there is a trainer
         self.is_done: Callable[[Item], bool] | None = None
+        if not 0 <= text_share < 1:
+            raise InputError(f"text_share must lie in [0, 1), got {text_share}; give another number")
+        self.episode_options = EpisodeOptions(
+            templates=tuple(episode_templates or ()),
+            balance=episode_balance,
+            max_shots=episode_shots,
+            random_words=random_words,
+            random_words_pool=random_words_pool,
+            held_out_words=tuple(held_out_words or ()),
+            flipped=flipped,
+        )
+        self.more_train, self.min_words = more_train or [], min_words
+        self.text = [text] if isinstance(text, str) else text or []
+        self.text_share, self.text_drop, self.cache_dir = text_share if self.text else 0.0, tuple(text_drop or ()), Path(cache_dir)
         self.batch_size, self.eval_batch_tokens, self.order_seed, self.limit = batch_size, eval_batch_tokens, order_seed, limit
         self.clean_html, self.trim_queries = clean_html, trim_queries
-        self.tokenizer: PreTrainedTokenizerBase | None = None
         self._plan: tuple[str, PromptPlan] | None = None
         self._files: dict[Path, list[Example]] = {}
         self._queries: dict[Path, ExampleFile] = {}
@@ -119,28 +165,31 @@ class SentimentDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """For fit: have the tokenizer, the same on every process."""
-        if stage == "fit" and self.tokenizer is None and not (self.trainer is not None and self.trainer.ckpt_path):
-            self._make_tokenizer()  # a resumed run takes that of its checkpoint
-
-    def state_dict(self) -> dict[str, Any]:
-        """The tokenizer, so that a checkpoint is complete."""
-        return {} if self.tokenizer is None else {"tokenizer_json": tokenizer_to_json(self.tokenizer)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the tokenizer of a checkpoint."""
-        if "tokenizer_json" in state_dict:
-            self.tokenizer = tokenizer_from_json(state_dict["tokenizer_json"])
+        if stage == "fit":
+            self._make_tokenizer()
 
     # Loaders: built after a checkpoint has been restored, with its tokenizer
 
-    def train_dataloader(self) -> "EpisodeLoader":
+    def train_dataloader(self) -> "SequenceLoader":
         """Episodes, in an order that depends on the seed and the epoch alone."""
-        examples, _ = self._training_split()
-        episodes = Episodes(examples, self._make_tokenizer(), self.template, self.verbalizer, self._context(), seed=self.order_seed)
+        examples, held_out = self._training_split()
+        for name in self.more_train:
+            examples = examples + drop_same_texts(read_examples(Path(name), self.clean_html), [*held_out, *self._evaluated()])
+        if self.min_words:
+            examples = [example for example in examples if len(example.review.split()) >= self.min_words]
+            if not examples:
+                raise InputError(f"no training review has the {self.min_words} words of data.min_words; lower it")
+        tokenizer, context = self._make_tokenizer(), self._context()
+        episodes = Episodes(examples, tokenizer, self.template, self.verbalizer, context, self.order_seed, self.episode_options)
+        source: SequenceSource = episodes
+        if self.text_share:
+            source = Mixture(episodes, self._packed_text(tokenizer, context), self.text_share, self.order_seed)
         left_out = f", {episodes.left_out} too long and left out" if episodes.left_out else ""
-        rank_zero_info(f"Training on {len(examples)} reviews{left_out}: {len(episodes)} episodes, {episodes.num_tokens} tokens an epoch")
+        text = f", {len(source) - len(episodes)} of text" if self.text_share else ""
+        sequences = f"{len(episodes)} sequences of episodes{text}, {source.num_tokens} tokens an epoch"
+        rank_zero_info(f"Training on {len(examples)} reviews{left_out}: {sequences}")
         rank, world = self._process()
-        return EpisodeLoader(episodes, self.batch_size, rank, world, self._batches_trained)
+        return SequenceLoader(source, self.batch_size, rank, world, self._batches_trained)
 
     def val_dataloader(self) -> "DataLoader[PromptBatch]":
         """Prompts of the validation examples."""
@@ -154,6 +203,26 @@ class SentimentDataModule(L.LightningDataModule):
         """Prompts of the examples to predict."""
         return self._prompt_loader("predict")
 
+    def _packed_text(self, tokenizer: PreTrainedTokenizerBase, context: int) -> PackedDocuments:
+        """The text that is strewn among the episodes; documents that overlap with evaluated reviews are left out."""
+        revisions = known_revisions(self.cache_dir)
+        evaluated = [str(path) for path in self._evaluated_files()]
+        exclude = find_sources(evaluated, revisions) if evaluated else []
+        stream = DocumentStream(find_sources(self.text, revisions), Reading(drop=self.text_drop), exclude)
+        cache = open_or_build(stream, tokenizer, self.cache_dir)
+        return PackedDocuments(cache, np.arange(len(cache)), context, self.order_seed)
+
+    def _evaluated_files(self) -> list[Path]:
+        """Files of reviews that no training text may hold."""
+        train, validation, test = (self.options[name] for name in ("train", "validation", "test"))
+        names = [name for name in (validation, test) if name is not None]
+        if test is None and train == "sst2":
+            names.append("sst2")
+        return [resolve_data(name, "validation") for name in names]
+
+    def _evaluated(self) -> list[Example]:
+        return [example for path in self._evaluated_files() for example in self._read(str(path), "validation")[1]]
+
     def _read(self, name: str, split: str) -> tuple[Path, list[Example]]:
         path = resolve_data(name, split)
         if path not in self._files:
@@ -162,17 +231,13 @@ class SentimentDataModule(L.LightningDataModule):
 
     def _training_split(self) -> tuple[list[Example], list[Example]]:
         """Training examples and those held out (none with a validation CSV), without any text of an evaluated file."""
-        train, validation, test = (self.options[name] for name in ("train", "validation", "test"))
+        train, validation = self.options["train"], self.options["validation"]
         train_path, examples = self._read(str(train), "train")
         held_out: list[Example] = []
-        evaluated = [name for name in (validation, test) if name is not None]
-        if test is None and train == "sst2":
-            evaluated.append("sst2")
-        for name in evaluated:
-            path, others = self._read(name, "validation")
+        for path in self._evaluated_files():
             if path.resolve() != train_path.resolve():
-                examples = drop_same_texts(examples, others)
-            elif name == validation:
+                examples = drop_same_texts(examples, self._read(str(path), "validation")[1])
+            elif validation is not None and path == resolve_data(validation, "validation"):
                 raise InputError(f"{path}: is both training and validation file; leave data.validation out, and reviews are held out")
         if self.options["validation"] is None:
             examples, held_out = hold_out(examples, self.holdout, self.order_seed)
@@ -203,36 +268,11 @@ class SentimentDataModule(L.LightningDataModule):
                 pool = self._training_split()[0]
         return query_file, queries if isinstance(queries, ExampleFile) else queries[: self.limit or None], pool_file, pool
 
-    def _make_tokenizer(self) -> PreTrainedTokenizerBase:
-        if self.tokenizer is None:
-            if self.tokenizer_name != "train":
-                self.tokenizer = load_tokenizer(self.tokenizer_name)
-                return self.tokenizer
-            text = ""
-            if self.trainer is None or self.trainer.is_global_zero:
-                examples, _ = self._training_split()
-                words = self.verbalizer.word
-                texts = (self.template.demonstration(item.review, words(item.sentiment)) + self.template.separator for item in examples)
-                size = self.trainer.lightning_module.hparams["vocab_size"] if self.trainer is not None else 8192
-                text = tokenizer_to_json(train_tokenizer(texts, size, self.normalize))
-            if self.trainer is not None:
-                text = self.trainer.strategy.broadcast(text)
-            self.tokenizer = tokenizer_from_json(text)
-        return self.tokenizer
-
-    def _process(self) -> tuple[int, int]:
-        """(rank, number of processes); a data module without a trainer serves everything."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-    def _batches_trained(self) -> int:
-        """Batches of the running epoch that the weights have seen."""
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer is not None else None
-        return int(progress.current.processed) if progress is not None else 0
-
-    def _context(self) -> int:
-        if self.max_length is not None:
-            return self.max_length
-        return int(self.trainer.lightning_module.hparams["n_positions"]) if self.trainer is not None else 1024
+    def _learn_tokenizer(self, vocab_size: int) -> PreTrainedTokenizerBase:
+        examples, _ = self._training_split()
+        words = self.verbalizer.word
+        texts = (self.template.demonstration(item.review, words(item.sentiment)) + self.template.separator for item in examples)
+        return train_tokenizer(texts, vocab_size, self.normalize)
 
     def plan_prompts(self, stage: str) -> PromptPlan:
         """What a stage scores; demonstrations are drawn, queries are read as they are needed."""

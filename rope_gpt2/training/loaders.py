@@ -1,4 +1,4 @@
-"""What the data module hands to Lightning: prompt batches of one process, and episodes that can be resumed."""
+"""What the data module hands to Lightning: prompt batches of one process, and training sequences that can be resumed."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +11,9 @@ from rope_gpt2.fewshot.batches import Item, PromptBatch, collate_prompts, group_
 from rope_gpt2.fewshot.conditions import Condition
 from rope_gpt2.fewshot.content_free import ContentFree
 from rope_gpt2.fewshot.demonstrations import DemonstrationSampler
-from rope_gpt2.fewshot.episodes import EpisodeBatch, Episodes, collate_episodes
 from rope_gpt2.fewshot.examples import Example, ExampleFile
 from rope_gpt2.fewshot.prompts import EncodedQuery, PromptBuilder
+from rope_gpt2.sequences import SequenceBatch, SequenceSource, TrainingSequence, collate_sequences
 
 
 @dataclass(frozen=True)
@@ -115,47 +115,48 @@ class PromptBatches(IterableDataset[PromptBatch]):
                     yield collate_prompts(group, builder.label_token_ids, heads, item, place == len(groups), builder.verbalizer)
 
 
-class EpisodeDataset(Dataset[Any]):
-    """Episodes by (epoch, index)."""
+class SequenceDataset(Dataset[TrainingSequence]):
+    """Training sequences by (epoch, index)."""
 
-    def __init__(self, episodes: Episodes) -> None:
-        self.episodes = episodes
+    def __init__(self, source: SequenceSource) -> None:
+        self.source = source
 
     def __len__(self) -> int:
-        return len(self.episodes)
+        return len(self.source)
 
-    def __getitem__(self, place: tuple[int, int]) -> Any:
-        return self.episodes.get(*place)
+    def __getitem__(self, place: tuple[int, int]) -> TrainingSequence:
+        return self.source.get(*place)
 
 
-class EpisodeSampler(DistributedSampler[Any]):
-    """(epoch, index) of the episodes of one process; Lightning sets the epoch and leaves a distributed sampler as it is."""
+class SequenceSampler(DistributedSampler[Any]):
+    """(epoch, index) of the sequences of one process; Lightning sets the epoch and leaves a distributed sampler as it is."""
 
     def __iter__(self) -> Iterator[Any]:
         return ((self.epoch, index) for index in super().__iter__())
 
 
-class EpisodeLoader(DataLoader[EpisodeBatch]):
-    """Batches of episodes, resumable in the middle of an epoch.
+class SequenceLoader(DataLoader[Any]):
+    """Batches of sequences, resumable in the middle of an epoch.
 
     Args:
-        episodes: what to serve.
-        batch_size: episodes in a batch.
+        source: what to serve.
+        batch_size: sequences in a batch.
         rank, world: which process this is, of how many.
         trained: tells how many batches of this epoch were trained on; an epoch begins after them.
     """
 
-    def __init__(self, episodes: Episodes, batch_size: int, rank: int = 0, world: int = 1, trained: Callable[[], int] = int) -> None:
-        dataset = EpisodeDataset(episodes)
+    def __init__(self, source: SequenceSource, batch_size: int, rank: int = 0, world: int = 1, trained: Callable[[], int] = int) -> None:
+        dataset = SequenceDataset(source)
         # a remainder smaller than a batch would weigh its examples more, so it is dropped; the next epoch shuffles anew
-        sampler = EpisodeSampler(dataset, num_replicas=world, rank=rank, shuffle=False, drop_last=len(dataset) >= world)
+        sampler = SequenceSampler(dataset, num_replicas=world, rank=rank, shuffle=False, drop_last=len(dataset) >= world)
         drop_last = len(sampler) >= batch_size
-        super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate_episodes, drop_last=drop_last)
+        super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate_sequences, drop_last=drop_last)
         self._trained = trained
 
-    def __iter__(self) -> Iterator[EpisodeBatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[SequenceBatch]:  # type: ignore[override]
+        places: Any
         for places in itertools.islice(self.batch_sampler or (), self._trained() % len(self), None):
-            yield collate_episodes([self.dataset[place] for place in places])
+            yield collate_sequences([self.dataset[place] for place in places])
 
     def state_dict(self) -> dict[str, int]:
         """Tells Lightning that this loader can be resumed."""

@@ -1,155 +1,35 @@
-"""The model under Lightning: FewShotModule scores any causal language model, RopeGPT2Module trains a RoPE GPT-2 as well."""
+"""RopeGPT2Module: a RoPE GPT-2 from random weights or a checkpoint, trained on corpora or episodes and scored on prompts."""
 
 import math
 import os
-from collections import Counter
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
-import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MeanMetric
-from transformers import PreTrainedModel
 
-from rope_gpt2.errors import InputError, VerificationError
+from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.batches import PromptBatch
-from rope_gpt2.fewshot.episodes import IGNORED, EpisodeBatch
-from rope_gpt2.fewshot.examples import LABELS
-from rope_gpt2.fewshot.scoring import (
-    SCORINGS,
-    PrefixCache,
-    ScoredBatch,
-    generate_labels,
-    join,
-    predict_labels,
-    score_channel,
-    score_channel_plain,
-    score_labels,
-    score_plain,
-)
-from rope_gpt2.model.configuration import RopeGPT2Config
+from rope_gpt2.model.attention import LONGEST, attention_by_products
 from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
+from rope_gpt2.model.tokenizer import tokenizer_to_json, with_words
+from rope_gpt2.sequences import IGNORED, SequenceBatch
+from rope_gpt2.training.architecture import model_config, shape_of
+from rope_gpt2.training.checkpoints import load_checkpoint
+from rope_gpt2.training.fewshot_module import FewShotModule
+from rope_gpt2.training.optimization import OptimizerOptions, build_optimizer, schedule_factor
+from rope_gpt2.training.sharding import ShardedStrategy, is_sharded, shard, whole_copy
 
-VERIFIED = {torch.float32: 1e-4}  # nats, between two ways to the same score
-VERIFIED_HALF = 0.5  # bfloat16 has three digits
-
-
-class FewShotModule(L.LightningModule):
-    """Scores prompts with a causal language model: validate and test log an accuracy, predict returns scores.
-
-    Args:
-        model: any causal language model of transformers.
-        scoring: "likelihood" of the label words, "channel" for that of the review given the label word, or "generate" a greedy
-            continuation and look for a label word in it.
-        share_prefix: encode the demonstrations of a condition once; False is the plain path, for comparison.
-        verify_every: score one prompt of so many by the plain path as well, and stop at a difference; 0 for none.
-    """
-
-    def __init__(self, model: PreTrainedModel, scoring: str = "likelihood", share_prefix: bool = True, verify_every: int = 0) -> None:
-        super().__init__()
-        if scoring not in SCORINGS:
-            raise InputError(f"scoring must be one of {', '.join(SCORINGS)}, got {scoring!r}; choose one of them")
-        self.model = model
-        self.scoring, self.share_prefix, self.verify_every = scoring, share_prefix, verify_every
-        self.val_accuracy = MeanMetric()
-        self.test_accuracy = MeanMetric()
-        self.verified, self.largest_difference = 0, 0.0
-        self._seen = 0
-        self._dropped: Counter[str] = Counter()
-        self._prefix_cache = PrefixCache()
-
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> ScoredBatch:
-        """Scores of a batch, in its order; with less memory than they need, in halves."""
-        scored = self._score_what_fits(batch)
-        if self.verify_every:
-            self._verify(batch, scored.label_logprobs)
-        self._refuse_unusable(batch, scored.label_logprobs)
-        self._count_dropped(batch)
-        return scored
-
-    def _score_what_fits(self, batch: PromptBatch) -> ScoredBatch:
-        try:
-            return self._score(batch)
-        except torch.OutOfMemoryError:
-            if len(batch.prompts) == 1:
-                raise
-        torch.cuda.empty_cache()  # outside of the handler: its traceback keeps the tensors of the failed pass alive
-        return join([self._score_what_fits(half) for half in batch.halves()])
-
-    def _score(self, batch: PromptBatch) -> ScoredBatch:
-        if self.scoring == "channel":
-            return ScoredBatch(score_channel(self.model, batch))
-        logprobs = score_labels(self.model, batch, self._prefix_cache) if self.share_prefix else score_plain(self.model, batch)
-        if self.scoring == "likelihood":
-            return ScoredBatch(logprobs)
-        tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        return ScoredBatch(logprobs, generate_labels(self.model, tokenizer, batch, batch.verbalizer))
-
-    def _refuse_unusable(self, batch: PromptBatch, logprobs: Tensor) -> None:
-        if not logprobs.isfinite().all():
-            place = int((~logprobs.isfinite()).any(dim=-1).nonzero()[0])
-            raise InputError(
-                f"the model gives row {batch.prompts[place].query.row} (condition {batch.item.condition}) the label log-probabilities "
-                f"{logprobs[place].tolist()}; check the checkpoint, or take float32 (--precision 32-true)"
-            )
-
-    def _count_dropped(self, batch: PromptBatch) -> None:
-        self._dropped["prompts"] += sum(prompt.dropped > 0 for prompt in batch.prompts)
-        self._dropped["demonstrations"] += sum(prompt.dropped for prompt in batch.prompts)
-
-    def on_validation_epoch_end(self) -> None:
-        """Say how many prompts lost demonstrations."""
-        if self._dropped["prompts"]:
-            prompts, demonstrations = self._dropped["prompts"], self._dropped["demonstrations"]
-            rank_zero_info(f"{prompts} prompts exceeded the context: their {demonstrations} oldest demonstrations were dropped.")
-        self._dropped.clear()
-
-    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
-
-    def _verify(self, batch: PromptBatch, logprobs: Tensor) -> None:
-        """Hold prompts of a batch against the plain path, each alone and whole."""
-        before, self._seen = self._seen, self._seen + len(batch.prompts)
-        is_half = torch.is_autocast_enabled(batch.query_ids.device.type)
-        allowed = VERIFIED_HALF if is_half else VERIFIED.get(self.model.dtype, VERIFIED_HALF)
-        for count in range(-(-before // self.verify_every) * self.verify_every, self._seen, self.verify_every):
-            place = count - before
-            alone = batch.only(place)
-            plain = score_channel_plain(self.model, alone) if self.scoring == "channel" else score_plain(self.model, alone)
-            difference = float((plain[0] - logprobs[place]).abs().max())
-            # the noisy channel adds up as many log-probabilities as the review has tokens
-            summed = len(alone.prompts[0].query_ids) if self.scoring == "channel" else 1
-            self.verified, self.largest_difference = self.verified + 1, max(self.largest_difference, difference)
-            if not difference <= allowed * summed:
-                raise VerificationError(
-                    f"--verify: row {batch.prompts[place].query.row}, condition {batch.item.condition}: label log-probabilities "
-                    f"{logprobs[place].tolist()} by the fast path, {plain[0].tolist()} by the plain one; please report it with the model"
-                )
-
-    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Few-shot accuracy on the validation prompts, as `val/accuracy`: a fraction in [0, 1]."""
-        self._update(self.val_accuracy, batch, batch_idx)
-        self.log("val/accuracy", self.val_accuracy, prog_bar=True, batch_size=len(batch.prompts))
-
-    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Few-shot accuracy on the test prompts, as `test/accuracy`: a fraction in [0, 1]."""
-        self._update(self.test_accuracy, batch, batch_idx)
-        self.log("test/accuracy", self.test_accuracy, batch_size=len(batch.prompts))
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the demonstrations' keys and values: the weights may have changed."""
-        self._prefix_cache = PrefixCache()
-
-    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
-
-    def _update(self, metric: MeanMetric, batch: PromptBatch, batch_idx: int) -> None:
-        scored = self.predict_step(batch, batch_idx)
-        predicted = predict_labels(scored.label_logprobs) if scored.generated is None else scored.generated
-        sentiments = torch.tensor([LABELS.index(prompt.query.sentiment) for prompt in batch.prompts])
-        metric.update((predicted.cpu() == sentiments).float().to(self.device))
+ROWS = 64  # an embedding that grows gets a multiple of so many
+COMPILING_PAYS = 300  # optimizer steps
+TINY = 1e-9  # divides a sum over no token, which is 0
 
 
 class RopeGPT2Module(FewShotModule):
@@ -169,12 +49,17 @@ class RopeGPT2Module(FewShotModule):
         partial_rotary_factor: fraction of each head that is rotated, in (0, 1].
         learning_rate: peak of the schedule.
         min_learning_rate: end of the cosine, as a fraction of the peak, in [0, 1].
-        weight_decay: of AdamW, on matrices only.
+        weight_decay: decoupled (Loshchilov & Hutter 2019), on matrices only.
         beta2: second moment's decay of AdamW (0.95 in GPT-3's recipe; the first is 0.9).
         warmup_steps: optimizer steps of linear warm-up.
+        optimizer: "adamw", or "muon" for the matrices of the blocks beside AdamW for the rest; not for sharded training.
+        schedule: "cosine", or "wsd": warm-up, plateau, decay; a checkpoint of the plateau can go on to any length.
+        decay_fraction: of "wsd": fraction of all steps, at the end, in which the learning rate falls, in [0, 1].
+        init_from: folder or .ckpt to start from: its shape and tokenizer, its weights; dropout and n_positions are this run's own.
         lm_loss_weight: weight of the mean loss over the tokens of the text.
         label_loss_weight: weight of the mean loss over the label words.
-        compile: run torch.compile on the model for training; needs a C++ compiler on a CPU.
+        new_words: words, with the space before them, that become one token each in the tokenizer of `init_from`: its label words, say.
+        compile: run torch.compile on the model for training; None: where a compiler is found and the run is long enough to pay for it.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
     """
 
@@ -196,31 +81,42 @@ class RopeGPT2Module(FewShotModule):
         weight_decay: float = 0.1,
         beta2: float = 0.95,
         warmup_steps: int = 100,
+        optimizer: Literal["adamw", "muon"] = "adamw",
+        schedule: Literal["cosine", "wsd"] = "cosine",
+        decay_fraction: float = 0.2,
+        init_from: str | None = None,
+        new_words: list[str] | None = None,
         lm_loss_weight: float = 1.0,
         label_loss_weight: float = 1.0,
-        compile: bool = False,
+        compile: bool | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        try:
-            config = RopeGPT2Config(
-                vocab_size=vocab_size,
-                n_positions=n_positions,
-                n_embd=n_embd,
-                n_layer=n_layer,
-                n_head=n_head,
-                embd_pdrop=dropout,
-                attn_pdrop=attention_dropout,
-                resid_pdrop=dropout,
-                rope_parameters=rope_parameters(rope_type, rope_theta, rope_factor, partial_rotary_factor),
-                bos_token_id=None,  # the tokenizer's, once it is known
-                eos_token_id=None,
-            )
-        except (ValueError, TypeError) as error:
-            raise InputError(f"model: {' '.join(str(error).split())}") from error
-        super().__init__(RopeGPT2ForCausalLM(config))
-        self.model: RopeGPT2ForCausalLM
+        shape = {
+            "vocab_size": vocab_size,
+            "n_positions": n_positions,
+            "n_embd": n_embd,
+            "n_layer": n_layer,
+            "n_head": n_head,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "rope_type": rope_type,
+            "rope_theta": rope_theta,
+            "rope_factor": rope_factor,
+            "partial_rotary_factor": partial_rotary_factor,
+        }
+        model, tokenizer_json = make_model(shape, init_from, new_words or [])
+        super().__init__(model)
         self.save_hyperparameters()
+        self.hparams.update(
+            shape | {"init_from": None, "new_words": None}
+        )  # a checkpoint of this run is complete without what it started from
+        self.tokenizer_json = tokenizer_json
+        self.model: RopeGPT2ForCausalLM
+        self.val_loss = MeanMetric()
+        self._by_products = False
         self._token_losses: Callable[[Tensor, Tensor, Tensor], Tensor] = token_losses
+        self._sums_of_shards: Callable[[SequenceBatch], tuple[Tensor, Tensor]] | None = None
+        self._shards: RopeGPT2ForCausalLM | None = None  # kept aside while a whole copy of it is validated
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
 
@@ -237,13 +133,45 @@ class RopeGPT2Module(FewShotModule):
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 for config in (self.model.config, self.model.generation_config):
                     setattr(config, name, getattr(tokenizer, name))
-        if self.hparams["compile"]:
+        if self.hparams["compile"] or (self.hparams["compile"] is None and self._compiling_pays()):
             # Block by block: the mask is then made outside, found to be plain causal, and left out (fused causal attention).
             for block in self.model.transformer.h:
                 block.compile()
             self._token_losses = torch.compile(token_losses)
+            self._by_products = self.trainer.strategy.root_device.type == "cpu" and self.hparams["n_positions"] <= LONGEST
 
-    def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
+    def configure_model(self) -> None:
+        """Share the model out among the processes where the strategy is `fsdp2`."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy):
+            raise InputError("trainer.strategy fsdp is torch's older way to shard; take --trainer.strategy fsdp2")
+        if not isinstance(strategy, ShardedStrategy) or is_sharded(self.model):
+            return
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            raise InputError("trainer.strategy fsdp2 is for fit; to score take ddp, or one device")
+        if self.hparams["optimizer"] == "muon":
+            raise InputError("muon needs whole matrices, fsdp2 shards them; take --model.optimizer adamw or --trainer.strategy ddp")
+        self._sums_of_shards = shard(self.model, strategy.device_mesh["data_parallel"], self._sums)
+
+    def on_validation_epoch_start(self) -> None:
+        """Score with a whole model: processes have different numbers of prompts, and shards need all processes for each."""
+        super().on_validation_epoch_start()
+        if is_sharded(self.model):
+            self._shards = self.model
+            self.model = whole_copy(self.model)
+
+    def on_validation_epoch_end(self) -> None:
+        """Go back to the shards."""
+        super().on_validation_epoch_end()
+        if self._shards is not None:
+            self.model, self._shards = self._shards, None
+
+    def _compiling_pays(self) -> bool:
+        """Some 20 s of compiling against a third to a half of each step: worth it where a fit is not over in a minute or two."""
+        has_compiler = self.trainer.strategy.root_device.type == "cuda" or shutil.which("c++") is not None
+        return has_compiler and self.trainer.estimated_stepping_batches >= COMPILING_PAYS
+
+    def on_train_batch_start(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Dropout masks as a function of seed, batch and rank, so that a resumed run draws those of an undisturbed one."""
         seed, batches = int(os.environ.get("PL_GLOBAL_SEED", 0)), self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(((seed * 1_000_003 + batches) * 1_009 + self.global_rank) % 2**63)
@@ -258,47 +186,87 @@ class RopeGPT2Module(FewShotModule):
         super().on_validation_model_train()
         torch.compiler.set_stance("default")
 
-    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
-        """Weighted sum of the mean loss over text tokens and the mean loss over label words, in nats."""
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
+        """Weighted sum of the mean loss over text tokens and the mean loss over label words, in nats, of all processes together.
+
+        Where gradients accumulate, each batch weighs the same, however many tokens and label words it has.
+        """
+        with attention_by_products(self.model) if self._by_products else nullcontext():
+            sums, counts = (self._sums_of_shards or self._sums)(batch)
+        if self.trainer.world_size > 1:
+            # Processes average their gradients. For the mean over the tokens of all of them, each divides by the mean of their counts.
+            pair = self.trainer.strategy.reduce(torch.stack((sums.detach(), counts)), reduce_op="mean")
+            counts, logged = pair[1], pair[0] / pair[1].clamp(min=TINY)
+        else:
+            logged = sums.detach() / counts.clamp(min=TINY)
+        text_loss, label_loss = sums / counts.clamp(min=TINY)
+        loss = self.hparams["lm_loss_weight"] * text_loss + self.hparams["label_loss_weight"] * label_loss
+        self.log("train/loss", self.hparams["lm_loss_weight"] * logged[0] + self.hparams["label_loss_weight"] * logged[1], prog_bar=True)
+        self.log("train/text_loss", logged[0])
+        self.log("train/label_loss", logged[1], prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: SequenceBatch | PromptBatch, batch_idx: int) -> None:
+        """Few-shot accuracy on prompts; on text, the loss for each token in nats, as `val/loss`."""
+        if isinstance(batch, PromptBatch):
+            return super().validation_step(batch, batch_idx)
+        sums, counts = self._sums(batch)
+        self.val_loss.update(sums[0] / counts[0].clamp(min=TINY), weight=counts[0])
+        self.log("val/loss", self.val_loss, prog_bar=True, batch_size=len(batch.input_ids))
+        return None
+
+    def _sums(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+        """Loss of the text tokens and of the label words, in nats: (sums [2], numbers of them [2]), float32."""
         # Padding stands on the right, where causal attention never looks back from; as embeddings it needs no mask (nor a warning).
         embeddings = self.model.transformer.wte(batch.input_ids)
-        hidden = self.model.transformer(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        hidden = self.model.transformer(inputs_embeds=embeddings, position_ids=batch.position_ids, use_cache=False).last_hidden_state
         losses = self._token_losses(hidden, self.model.lm_head.weight, batch.targets)
         is_label = batch.is_label.flatten()
         is_text = (batch.targets.flatten() != IGNORED) & ~is_label
-        text_loss = (losses * is_text).sum() / is_text.sum()
-        label_loss = (losses * is_label).sum() / is_label.sum()
-        loss = self.hparams["lm_loss_weight"] * text_loss + self.hparams["label_loss_weight"] * label_loss
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/text_loss", text_loss)
-        self.log("train/label_loss", label_loss, prog_bar=True)
-        return loss
+        chosen = torch.stack((is_text, is_label)).float()
+        return (chosen * losses).sum(dim=1), chosen.sum(dim=1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with weight decay on matrices only; linear warm-up, then a cosine (Loshchilov & Hutter 2017)."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {
-                "params": [parameter for parameter in parameters if parameter.ndim >= 2],
-                "weight_decay": self.hparams["weight_decay"],
-            },
-            {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], betas=(0.9, self.hparams["beta2"]))
+        """AdamW or Muon beside it, and the schedule; see `rope_gpt2.training.optimization`."""
+        chosen = self.hparams
+        options = OptimizerOptions(chosen["optimizer"], chosen["learning_rate"], chosen["weight_decay"], chosen["beta2"])
+        optimizer = build_optimizer(self.model, options)
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
-            raise InputError("the cosine schedule needs an end: give trainer.max_epochs or trainer.max_steps")
+            raise InputError("the schedule needs an end: give trainer.max_epochs or trainer.max_steps")
         total = max(1, int(steps))
-        warmup, floor = min(self.hparams["warmup_steps"], total), self.hparams["min_learning_rate"]
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            done = (step - warmup) / max(1, total - warmup)
-            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
+        factor = schedule_factor(chosen["schedule"], total, chosen["warmup_steps"], chosen["min_learning_rate"], chosen["decay_fraction"])
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def make_model(shape: dict[str, Any], init_from: str | None, new_words: Sequence[str] = ()) -> tuple[RopeGPT2ForCausalLM, str | None]:
+    """A model of random weights, or with those of `init_from`, whose shape then replaces what `shape` says.
+
+    Returns:
+        (model, the tokenizer of `init_from` as JSON, or None).
+
+    Raises:
+        InputError: for weights of another kind of model, or new words without weights to start from.
+    """
+    if init_from is None:
+        if new_words:
+            raise InputError("model.new_words changes the tokenizer of model.init_from; give one, or leave new_words out")
+        return RopeGPT2ForCausalLM(model_config(shape)), None
+    weights, tokenizer = load_checkpoint(init_from)
+    if not isinstance(weights, RopeGPT2ForCausalLM):
+        raise InputError(f"{init_from}: is a {type(weights).__name__}, training takes RoPE GPT-2; give another one to model.init_from")
+    tokenizer, joined = with_words(tokenizer, new_words)
+    if joined and len(tokenizer) > weights.config.vocab_size:
+        rows = -(-len(tokenizer) // ROWS) * ROWS  # matrix products like round numbers
+        weights.resize_token_embeddings(rows, mean_resizing=False)
+    with torch.no_grad():
+        for token, pieces in joined.items():
+            weights.transformer.wte.weight[token] = weights.transformer.wte.weight[pieces].mean(dim=0)
+    shape.update(shape_of(weights.config))  # type: ignore[arg-type]  # transformers types the parent
+    model = RopeGPT2ForCausalLM(model_config(shape))
+    model.load_state_dict(weights.state_dict())
+    return model, tokenizer_to_json(tokenizer)
 
 
 def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
@@ -314,15 +282,3 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """
     logits = functional.linear(hidden, head).flatten(0, 1)
     return functional.cross_entropy(logits.float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
-
-
-def rope_parameters(rope_type: str, rope_theta: float, rope_factor: float, partial_rotary_factor: float) -> dict[str, Any]:
-    """transformers' `rope_parameters` from flat scalars; llama3's frequency bounds are Llama 3.1's own."""
-    parameters: dict[str, Any] = {"rope_type": rope_type, "rope_theta": rope_theta}
-    if partial_rotary_factor != 1.0:
-        parameters["partial_rotary_factor"] = partial_rotary_factor
-    if rope_type != "default":
-        parameters["factor"] = rope_factor
-    if rope_type == "llama3":
-        parameters |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    return parameters

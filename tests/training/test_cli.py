@@ -1,11 +1,17 @@
 """What the command line adds to Lightning's: best and last checkpoints across resumes, fits without validation."""
 
+import inspect
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
-from running import call, fit_arguments
+import yaml
+from running import ROOT, call, fit_arguments
 
 from rope_gpt2.training.cli import BestCheckpoint
+from rope_gpt2.training.corpus_datamodule import CorpusDataModule
+from rope_gpt2.training.datamodule import SentimentDataModule
 
 
 def test_a_fit_may_end_before_its_first_validation(tmp_path: Path):
@@ -34,3 +40,107 @@ def test_resuming_goes_on_in_a_folder_of_its_own(fitted: Path, tmp_path: Path):
     arguments = fit_arguments(tmp_path, trainer__max_epochs="3")
     assert call([*arguments, "--ckpt_path", str(fitted / "checkpoints" / "last.ckpt")]) == 0
     assert (tmp_path / "version_0" / "pretrained" / "model.safetensors").is_file()
+
+
+# Which data module, and its options
+
+
+def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The whole configuration that a command would run with."""
+    with pytest.raises(SystemExit) as ended:
+        call([*arguments, "--print_config"])
+    assert ended.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def defaults_of(data_module: type) -> dict[str, Any]:
+    parameters = inspect.signature(data_module).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
+
+
+def test_options_of_data_are_those_of_reviews_unless_another_data_module_is_named(capsys):
+    data = printed(["fit", "--data.train", "data/demo.csv", "--data.shots", "[0, 4]"], capsys)["data"]
+    assert data["class_path"].endswith(".SentimentDataModule")
+    assert data["init_args"] == defaults_of(SentimentDataModule) | {"train": "data/demo.csv", "shots": [0, 4]}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_data_module_has_its_own_defaults(order: int, capsys):
+    """Not those of the reviews, as far as the two share names."""
+    options = [["--data", "CorpusDataModule"], ["--data.train", "data/demo.csv"]][::order]
+    data = printed(["fit", *options[0], *options[1]], capsys)["data"]
+    assert data["class_path"].endswith(".CorpusDataModule")
+    assert data["init_args"] == defaults_of(CorpusDataModule) | {"train": "data/demo.csv"}
+
+
+def test_a_corpus_config_has_the_defaults_of_its_data_module(capsys):
+    data = printed(["fit", "--config", "configs/corpus_critics.yaml", "--data.train", "mine.txt"], capsys)["data"]
+    given = yaml.safe_load((ROOT / "configs" / "corpus_critics.yaml").read_text())["data"]["init_args"]
+    assert data["init_args"] == defaults_of(CorpusDataModule) | given | {"train": "mine.txt"}
+
+
+def test_a_saved_configuration_runs_again_as_it_is(fitted: Path, capsys):
+    saved = yaml.safe_load((fitted / "config.yaml").read_text())
+    again = printed(["fit", "--config", str(fitted / "config.yaml")], capsys)
+    assert again["data"] == saved["data"]
+    assert again["model"] == saved["model"]
+
+
+MODEL = {"vocab_size": "400", "n_positions": "64", "n_embd": "16", "n_layer": "1", "n_head": "2"}
+
+
+def test_fits_on_text_and_on_reviews_take_their_file_alone(tmp_path: Path):
+    lines = [f"{number} words about the weather of that day, and of what came after it" for number in range(120)]
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    shared = [part for name, value in MODEL.items() for part in (f"--model.{name}", value)]
+    trainer = {"max_steps": "2", "accelerator": "cpu", "enable_progress_bar": "false", "limit_val_batches": "1", "val_check_interval": "2"}
+    shared += [part for name, value in trainer.items() for part in (f"--trainer.{name}", value)]
+    text = ["--data", "CorpusDataModule", "--data.train", str(tmp_path / "text.txt"), "--data.cache_dir", str(tmp_path / "cache")]
+    text += ["--data.holdout", "40", "--data.batch_size", "4", "--checkpoint.monitor", "val/loss", "--checkpoint.mode", "min"]
+    text += ["--checkpoint.filename", "best-step={step}-loss={val/loss:.4f}", "--early_stopping.monitor", "val/loss"]
+    reviews = ["--data.train", "data/demo.csv", "--data.holdout", "60", "--data.batch_size", "4", "--data.shots", "1"]
+    for name, data in (("text", text), ("reviews", reviews)):
+        root = tmp_path / name
+        assert call(["fit", *shared, *data, "--trainer.default_root_dir", str(root)]) == 0
+        assert (root / "version_0" / "pretrained" / "model.safetensors").is_file()
+        assert list((root / "version_0" / "checkpoints").glob("best-step=2-*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--data.batch_sizee", "3"], "SentimentDataModule has no option data.batch_sizee; see --data.help SentimentDataModule"),
+        (["--data.batch.size", "3"], "SentimentDataModule has no option data.batch.size; see --data.help SentimentDataModule"),
+        (["--config", "bad.yaml"], "SentimentDataModule has no option data.batch_sizee; see --data.help SentimentDataModule"),
+        (["--config", "corpus.yaml"], "CorpusDataModule has no option data.shots; see --data.help CorpusDataModule"),
+        (
+            ["--data", "CorpusDataModule", "--data.shots", "4"],
+            "CorpusDataModule has no option data.shots; see --data.help CorpusDataModule",
+        ),
+        (["--data", "CorpusDataModule"], "CorpusDataModule needs data.train; see --data.help CorpusDataModule"),
+        (["--data", "CorpusDataModul"], "--data CorpusDataModul is no data module; give SentimentDataModule or CorpusDataModule"),
+        (["--data", "json.JSONDecoder"], "--data json.JSONDecoder is no data module; give SentimentDataModule or CorpusDataModule"),
+        (["--data.batch_size", "many"], "data.batch_size: Expected a <class 'int'>. Got value: many; see --data.help SentimentDataModule"),
+        (["--data.batch_size", "0"], "batch_size must be at least 1, got 0; give a larger number"),
+        (["--data.seeds", "0"], "seeds must be at least 1, got 0; give a larger number"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_data_option_is_refused_in_one_short_sentence(options: list[str], expected: str, tmp_path: Path, capsys):
+    (tmp_path / "bad.yaml").write_text("data:\n  train: data/demo.csv\n  batch_sizee: 3\n")
+    (tmp_path / "corpus.yaml").write_text("data:\n  class_path: CorpusDataModule\n  init_args:\n    train: a.txt\n    shots: 4\n")
+    capsys.readouterr()
+    assert call(["fit", *(str(tmp_path / part) if part.endswith(".yaml") else part for part in options)]) == 2
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")] == [f"error: {expected}"]
+
+
+def test_help_tells_how_to_list_the_options_of_a_data_module(capsys):
+    with pytest.raises(SystemExit):
+        call(["fit", "--help"])
+    shown = capsys.readouterr().out
+    assert "--data.help" in shown
+    for name in ("SentimentDataModule", "CorpusDataModule"):
+        assert name in shown
+        with pytest.raises(SystemExit):
+            call(["fit", "--data.help", name])
+        assert "--data.holdout" in capsys.readouterr().out

@@ -1,0 +1,85 @@
+"""A model's shape as flat, typed scalars, as command lines and checkpoints hold it, and the configuration that they make."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rope_gpt2.errors import InputError
+from rope_gpt2.model.configuration import RopeGPT2Config
+
+# What no scalar stands for: the same in all models that are trained here
+FIXED = (
+    "n_inner",
+    "rope_parameters",
+    "activation_function",
+    "layer_norm_epsilon",
+    "tie_word_embeddings",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
+)
+
+
+def model_config(hparams: Mapping[str, Any]) -> RopeGPT2Config:
+    """The configuration that the scalars of a RopeGPT2Module describe; the special tokens are the tokenizer's, once it is known.
+
+    Raises:
+        InputError: for a shape that cannot be.
+    """
+    try:
+        return RopeGPT2Config(
+            vocab_size=hparams["vocab_size"],
+            n_positions=hparams["n_positions"],
+            n_embd=hparams["n_embd"],
+            n_layer=hparams["n_layer"],
+            n_head=hparams["n_head"],
+            embd_pdrop=hparams["dropout"],
+            attn_pdrop=hparams["attention_dropout"],
+            resid_pdrop=hparams["dropout"],
+            rope_parameters=rope_parameters(
+                hparams["rope_type"], hparams["rope_theta"], hparams["rope_factor"], hparams["partial_rotary_factor"]
+            ),
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"model: {' '.join(str(error).split())}") from error
+
+
+def shape_of(config: RopeGPT2Config) -> dict[str, Any]:
+    """The scalars of a configuration that weights depend on: what a model that starts from others must share with them.
+
+    Raises:
+        InputError: for what the scalars cannot express.
+    """
+    parameters: dict[str, Any] = dict(config.rope_parameters or {})
+    shape = {
+        "vocab_size": config.vocab_size,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "rope_type": parameters.get("rope_type", "default"),
+        "rope_theta": parameters.get("rope_theta", 10000.0),
+        "rope_factor": parameters.get("factor", 1.0),
+        "partial_rotary_factor": parameters.get("partial_rotary_factor", 1.0),
+    }
+    wrong = "rope_parameters"
+    if shape["rope_type"] != "longrope":
+        ours = model_config(shape | {"n_positions": config.n_positions, "dropout": 0.0, "attention_dropout": 0.0})
+        if config.n_inner == 4 * config.n_embd:
+            ours.n_inner = config.n_inner
+        wrong = next((name for name in FIXED if getattr(config, name) != getattr(ours, name)), "")
+    if wrong:
+        raise InputError(f"the weights to start from have {wrong} {getattr(config, wrong)!r}, that training has no option for; take others")
+    return shape
+
+
+def rope_parameters(rope_type: str, rope_theta: float, rope_factor: float, partial_rotary_factor: float) -> dict[str, Any]:
+    """transformers' `rope_parameters` from flat scalars; llama3's frequency bounds are Llama 3.1's own."""
+    parameters: dict[str, Any] = {"rope_type": rope_type, "rope_theta": rope_theta}
+    if partial_rotary_factor != 1.0:
+        parameters["partial_rotary_factor"] = partial_rotary_factor
+    if rope_type != "default":
+        parameters["factor"] = rope_factor
+    if rope_type == "llama3":
+        parameters |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return parameters

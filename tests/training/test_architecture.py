@@ -1,0 +1,105 @@
+"""Flat scalars to a configuration and back."""
+
+import pytest
+import torch
+
+from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM
+from rope_gpt2.errors import InputError
+from rope_gpt2.training.architecture import model_config, rope_parameters, shape_of
+
+SHAPE = {
+    "vocab_size": 64,
+    "n_positions": 32,
+    "n_embd": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "dropout": 0.2,
+    "attention_dropout": 0.3,
+    "rope_type": "default",
+    "rope_theta": 500.0,
+    "rope_factor": 1.0,
+    "partial_rotary_factor": 1.0,
+}
+TYPES = ["default", "linear", "dynamic", "yarn", "llama3"]
+WEIGHTS_ALONE = {"n_positions", "dropout", "attention_dropout"}  # what may differ from run to run
+
+
+@pytest.mark.parametrize("rope_type", TYPES)
+def test_every_rope_type_is_reached_from_flat_scalars(rope_type: str):
+    config = model_config(SHAPE | {"rope_type": rope_type, "rope_factor": 2.0})
+    assert config.rope_parameters["rope_type"] == rope_type
+    assert config.rope_parameters["rope_theta"] == 500.0
+    assert rope_parameters(rope_type, 10000.0, 2.0, 1.0).get("factor") == (None if rope_type == "default" else 2.0)
+
+
+def test_dropout_goes_where_its_option_says():
+    config = model_config(SHAPE)
+    assert (config.embd_pdrop, config.resid_pdrop, config.attn_pdrop) == (0.2, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+@pytest.mark.parametrize("rope_type", TYPES)
+def test_the_shape_of_a_configuration_makes_it_again(rope_type: str, fraction: float):
+    shape = SHAPE | {"rope_type": rope_type, "partial_rotary_factor": fraction}
+    shape["rope_factor"] = 1.0 if rope_type == "default" else 2.0
+    config = model_config(shape)
+    found = shape_of(config)
+    assert found == {name: value for name, value in shape.items() if name not in WEIGHTS_ALONE}
+    assert model_config(shape | found).rope_parameters == config.rope_parameters
+
+
+def test_the_shape_of_a_stored_model_is_that_of_the_model(tmp_path):
+    shape = SHAPE | {"rope_type": "yarn", "rope_factor": 4.0, "partial_rotary_factor": 0.5}
+    RopeGPT2ForCausalLM(model_config(shape)).save_pretrained(tmp_path)
+    assert shape_of(RopeGPT2Config.from_pretrained(tmp_path)) == shape_of(model_config(shape))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n_embd": 17}, {"rope_type": "spiral"}, {"partial_rotary_factor": 2.0}, {"n_layer": 0}, {"vocab_size": 0}]
+)
+def test_a_shape_that_cannot_be_is_refused_in_one_line(changes: dict):
+    with pytest.raises(InputError, match=r"^model: .+") as refused:
+        model_config(SHAPE | changes)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n_inner": 40},
+        {"activation_function": "relu"},
+        {"layer_norm_epsilon": 1e-3},
+        {"tie_word_embeddings": False},
+        {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"reorder_and_upcast_attn": True},
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e4,
+                "factor": 2.0,
+                "low_freq_factor": 2.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "beta_fast": 20.0}},
+    ],
+    ids=str,
+)
+def test_what_the_scalars_cannot_express_is_refused(fields: dict):
+    with pytest.raises(InputError, match=r"^the weights to start from have .*that training has no option for; take others$"):
+        shape_of(RopeGPT2Config(**({"vocab_size": 64, "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2} | fields)))
+
+
+def test_weights_with_the_usual_n_inner_spelled_out_are_taken():
+    assert shape_of(RopeGPT2Config(n_embd=16, n_inner=64, n_head=2))["n_embd"] == 16
+
+
+def test_frequencies_of_the_rebuilt_model_are_those_of_the_weights():
+    """A longer context may stretch a scaling that names none of its own; the frequencies of the trained context stay."""
+    for rope_type in ("default", "linear", "yarn", "llama3"):
+        shape = SHAPE | {"rope_type": rope_type, "rope_factor": 2.0}
+        first = RopeGPT2ForCausalLM(model_config(shape))
+        again = RopeGPT2ForCausalLM(model_config(shape | shape_of(first.config)))
+        torch.testing.assert_close(again.transformer.rotary.inv_freq, first.transformer.rotary.inv_freq)
