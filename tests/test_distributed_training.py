@@ -38,14 +38,14 @@ def exported(folder: Path, version: int = 0) -> dict[str, torch.Tensor]:
     return load_file(folder / f"version_{version}" / "pretrained" / "model.safetensors")
 
 
-def assert_same(ours: Path, theirs: Path, version: int = 0) -> None:
+def assert_same(ours: Path, theirs: Path, version: int = 0, tolerance: float = 1e-5) -> None:
     """The same losses, where this run made all of them, and the same weights."""
     if not version:
         assert len(losses_of(ours)) > 20
         pd.testing.assert_frame_equal(losses_of(ours), losses_of(theirs), rtol=0, atol=1e-5)
     weights = exported(theirs)
     for name, weight in exported(ours, version).items():
-        torch.testing.assert_close(weight, weights[name], rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(weight, weights[name], rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_two_processes_train_as_one_does_with_batches_twice_as_large(tmp_path: Path):
@@ -62,11 +62,13 @@ def test_two_processes_train_as_one_does_with_batches_twice_as_large(tmp_path: P
 def test_two_processes_train_as_one_does_killed_and_resumed_as_well(tmp_path: Path, kind: str, strategy: str, optimizer: str):
     fit_well(kind, tmp_path / "one", model__optimizer=optimizer)
     fit_well(kind, tmp_path / "two", strategy, model__optimizer=optimizer)
-    assert_same(tmp_path / "two", tmp_path / "one")
+    # Muon makes matrices orthogonal in bfloat16, where a last bit of the gradient can move a weight by a hundredth of its step
+    tolerance = 1e-5 if optimizer == "adamw" else 3e-4
+    assert_same(tmp_path / "two", tmp_path / "one", tolerance=tolerance)
     killed = fit(kind, tmp_path / "killed", strategy, *kill_at("on_train_batch_start", 12), model__optimizer=optimizer)
     assert [ended.code for ended in killed] == [KILLED, KILLED]
     fit_well(kind, tmp_path / "killed", strategy, f"--ckpt_path={last_of(tmp_path / 'killed')}", model__optimizer=optimizer)
-    assert_same(tmp_path / "killed", tmp_path / "two", version=1)
+    assert_same(tmp_path / "killed", tmp_path / "two", version=1, tolerance=0)
 
 
 @pytest.mark.slow

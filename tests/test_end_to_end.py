@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rope_gpt2.fewshot import scoring
 from rope_gpt2.fewshot.verbalizer import Verbalizer
-from rope_gpt2.training import module
+from rope_gpt2.training import fewshot_module
 
 CHANGING = {"manifest.json", "report.html"}  # hold the time
 QUICK = ["--no-report", "--calibration", "none"]
@@ -243,7 +243,7 @@ def test_the_fast_path_is_verified_against_the_plain_one(fitted: Path, tmp_path:
 
 
 def test_a_difference_between_the_paths_stops_the_run(fitted: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "score_labels", lambda *arguments: scoring.score_labels(*arguments) + 0.01)
+    monkeypatch.setattr(fewshot_module, "score_labels", lambda *arguments: scoring.score_labels(*arguments) + 0.01)
     arguments = ["--shots", "2", "--limit", "40", "--verify", "--precision", "32-true", "--output", str(tmp_path / "out")]
     assert call(["evaluate", "--checkpoint", str(fitted / "pretrained"), *arguments]) == 1
     message = capsys.readouterr().err

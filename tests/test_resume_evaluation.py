@@ -90,7 +90,7 @@ def test_a_run_that_died_while_its_files_were_joined_goes_on(moment: str, fitted
 
 def test_resuming_a_finished_run_scores_nothing(fitted: Path, undisturbed: dict[str, bytes], tmp_path: Path, capsys, monkeypatch):
     assert call(["evaluate", *arguments(fitted, tmp_path)]) == 0
-    monkeypatch.setattr("rope_gpt2.training.module.score_labels", None)
+    monkeypatch.setattr("rope_gpt2.training.fewshot_module.score_labels", None)
     assert call(["evaluate", *arguments(fitted, tmp_path, "--resume")]) == 0
     assert "is complete; nothing is scored again" in capsys.readouterr().err
     assert files(tmp_path) == undisturbed

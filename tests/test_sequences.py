@@ -52,7 +52,11 @@ def test_no_other_sequence_comes_again_before_all_have_come(other: int):
 
 
 def test_a_sequence_is_a_function_of_epoch_and_index_alone():
-    whole = {(epoch, index): one for epoch in range(3) for index, one in enumerate(served(Mixture(Numbered(0, 9), Numbered(1, 5), 0.4, 1), epoch))}
+    whole = {
+        (epoch, index): one
+        for epoch in range(3)
+        for index, one in enumerate(served(Mixture(Numbered(0, 9), Numbered(1, 5), 0.4, 1), epoch))
+    }
     mixture = Mixture(Numbered(0, 9), Numbered(1, 5), 0.4, 1)
     for place in [(2, 7), (0, 3), (2, 1), (1, 14), (0, 0)]:
         assert tuple(mixture.get(*place).input_ids.tolist()) == whole[place]

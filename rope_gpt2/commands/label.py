@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -69,18 +68,16 @@ def label(arguments: Sequence[str]) -> int:
     network: torch.nn.Module = model  # transformers wraps `to` in a decorator that forgets its types
     network.to(device="cuda" if accelerator == "gpu" else "cpu", dtype=torch.bfloat16 if precision == "bf16-true" else torch.float32)
     labeller = Labeller(model, tokenizer, model.config.n_positions)
-    counts: Counter[str] = Counter()
-    chosen = choose(_labelled(stream, labeller, options.limit, counts), options.min_confidence, options.count, options.seed)
+    read: list[int] = []
+    chosen = choose(_labelled(stream, labeller, options.limit, read), options.min_confidence, options.count, options.seed)
     write_labelled(chosen, Path(options.output))
-    print(f"{counts['read']} documents read, {counts['sure']} sure, {len(chosen)} written to {options.output}, half of them positive")
+    print(f"{sum(read)} documents read, {len(chosen)} written to {options.output}, half of them positive")
     return 0
 
 
-def _labelled(
-    stream: DocumentStream, labeller: Labeller, limit: int, counts: "Counter[str]"
-) -> Iterator[tuple[Sequence[str], torch.Tensor]]:
+def _labelled(stream: DocumentStream, labeller: Labeller, limit: int, read: list[int]) -> Iterator[tuple[Sequence[str], torch.Tensor]]:
     with tqdm(desc="labelling", unit=" documents", total=limit or None, disable=not sys.stderr.isatty()) as progress:
         for documents in limited((piece.texts for piece in stream), limit):
             yield documents, labeller.probabilities(documents)
-            counts["read"] += len(documents)
+            read.append(len(documents))
             progress.update(len(documents))

@@ -152,8 +152,7 @@ class ExportPretrained(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export, on the first process."""
         log_dir = trainer.log_dir  # every process must ask: the first one's answer is broadcast
-        sharded = is_sharded(pl_module)
-        whole = whole_copy(pl_module.model) if sharded and self.which == "last" else pl_module.model  # type: ignore[arg-type]
+        whole = whole_copy(pl_module.model) if is_sharded(pl_module) else pl_module.model  # type: ignore[arg-type]
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")

@@ -208,7 +208,7 @@ class SentimentDataModule(TokenizedDataModule):
         revisions = known_revisions(self.cache_dir)
         evaluated = [str(path) for path in self._evaluated_files()]
         exclude = find_sources(evaluated, revisions) if evaluated else []
-        stream = DocumentStream(find_sources(self.text, revisions), Reading(drop=self.text_drop), exclude)
+        stream = DocumentStream(find_sources(self.text, revisions), Reading(drop=self.text_drop), exclude, Reading(column="review"))
         cache = open_or_build(stream, tokenizer, self.cache_dir)
         return PackedDocuments(cache, np.arange(len(cache)), context, self.order_seed)
 

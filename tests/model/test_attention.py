@@ -61,8 +61,8 @@ def test_dropout_is_for_training_alone_and_drawn_from_the_seed(inputs: list[Tens
     assert torch.equal(attend(TRAINING, 0, dropout=0.0), plain)
     assert torch.equal(attend(TRAINING, 0), attend(TRAINING, 0))
     assert not torch.equal(attend(TRAINING, 0), attend(TRAINING, 1))
-    mean = torch.stack([attend(TRAINING, seed) for seed in range(2000)]).mean(dim=0)
-    torch.testing.assert_close(mean, plain, atol=0.15, rtol=0)
+    mean = torch.stack([attend(TRAINING, seed) for seed in range(1000)]).mean(dim=0)
+    torch.testing.assert_close(mean, plain, atol=0.2, rtol=0)
 
 
 def test_the_mask_of_later_positions_is_kept_with_dropout(inputs: list[Tensor]):

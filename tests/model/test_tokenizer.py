@@ -15,6 +15,7 @@ from rope_gpt2.model.tokenizer import (
     tokenizer_to_json,
     train_tokenizer,
     treebank_normalizer,
+    with_words,
 )
 
 TEXTS = [
@@ -204,3 +205,43 @@ def test_the_vocabulary_of_gpt2_loads_from_a_folder():
     assert tokenizer.encode("Hello world") == [15_496, 995]
     assert tokenizer.eos_token_id == 50_256
     assert tokenizer.decode(tokenizer.encode("naïve 映画🎬")) == "naïve 映画🎬"
+
+
+# Words that become one token.
+
+
+@pytest.mark.parametrize("tokenizer", [NORMALIZED, PLAIN])
+def test_added_words_are_one_token_and_other_texts_keep_theirs(tokenizer):
+    words = [" splendid", "sentiment", " the"]
+    added, joined = with_words(tokenizer, words)
+    for word in words:
+        assert len(added(word)["input_ids"]) == 1
+        assert added.decode(added(word)["input_ids"]) == word
+    for text in (*TEXTS[:8], "splendidly sentimental", "unsplendid"):
+        assert added.decode(added(text)["input_ids"]) == tokenizer.decode(tokenizer(text)["input_ids"])
+    for text in TEXTS[:8]:
+        assert added(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert len(added) == len(tokenizer) + len(joined)
+    assert sorted(joined) == list(range(len(tokenizer), len(added)))
+    assert (added.eos_token_id, added.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+def test_each_new_token_stands_for_the_pieces_it_joins():
+    added, joined = with_words(NORMALIZED, [" splendid"])
+    for token, pieces in joined.items():
+        assert " splendid".startswith(NORMALIZED.decode(pieces))
+        assert added.decode([token]) == NORMALIZED.decode(pieces)
+    assert NORMALIZED.decode(joined[added(" splendid")["input_ids"][0]]) == " splendid"
+
+
+def test_added_words_survive_saving(tmp_path):
+    added, _ = with_words(NORMALIZED, [" splendid"])
+    added.save_pretrained(tmp_path)
+    text = "a splendid film, splendidly made"
+    assert load_tokenizer(str(tmp_path))(text)["input_ids"] == added(text)["input_ids"]
+    assert tokenizer_from_json(tokenizer_to_json(added))(text)["input_ids"] == added(text)["input_ids"]
+
+
+def test_what_is_no_single_word_is_refused():
+    with pytest.raises(InputError, match="' two words' is more than one word to this tokenizer"):
+        with_words(NORMALIZED, [" two words"])

@@ -86,17 +86,17 @@ def test_a_saved_configuration_runs_again_as_it_is(fitted: Path, capsys):
     assert again["model"] == saved["model"]
 
 
-MODEL = {"vocab_size": "400", "n_positions": "64", "n_embd": "16", "n_layer": "1", "n_head": "2"}
+MODEL = {"vocab_size": "400", "n_positions": "192", "n_embd": "16", "n_layer": "1", "n_head": "2"}
 
 
 def test_fits_on_text_and_on_reviews_take_their_file_alone(tmp_path: Path):
-    lines = [f"{number} words about the weather of that day, and of what came after it" for number in range(120)]
+    lines = [f"{number} words about the weather of that day, and of what came after it" for number in range(240)]
     (tmp_path / "text.txt").write_text("\n".join(lines))
     shared = [part for name, value in MODEL.items() for part in (f"--model.{name}", value)]
     trainer = {"max_steps": "2", "accelerator": "cpu", "enable_progress_bar": "false", "limit_val_batches": "1", "val_check_interval": "2"}
     shared += [part for name, value in trainer.items() for part in (f"--trainer.{name}", value)]
     text = ["--data", "CorpusDataModule", "--data.train", str(tmp_path / "text.txt"), "--data.cache_dir", str(tmp_path / "cache")]
-    text += ["--data.holdout", "40", "--data.batch_size", "4", "--checkpoint.monitor", "val/loss", "--checkpoint.mode", "min"]
+    text += ["--data.holdout", "40", "--data.batch_size", "2", "--checkpoint.monitor", "val/loss", "--checkpoint.mode", "min"]
     text += ["--checkpoint.filename", "best-step={step}-loss={val/loss:.4f}", "--early_stopping.monitor", "val/loss"]
     reviews = ["--data.train", "data/demo.csv", "--data.holdout", "60", "--data.batch_size", "4", "--data.shots", "1"]
     for name, data in (("text", text), ("reviews", reviews)):

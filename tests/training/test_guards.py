@@ -16,6 +16,10 @@ from rope_gpt2.training.guards import FiniteGuard
 EXPLODES = {"model__learning_rate": "1e6", "model__warmup_steps": "0", "trainer__gradient_clip_val": "null"}
 
 
+def poison(rank: int, count: int) -> list[str]:
+    return ["--trainer.callbacks+=processes.Poison", f"--trainer.callbacks.rank={rank}", f"--trainer.callbacks.count={count}"]
+
+
 def is_finite(checkpoint: Path) -> bool:
     stored: dict[str, Any] = torch.load(checkpoint, weights_only=True)
     return all(tensor.isfinite().all() for tensor in stored["state_dict"].values())
@@ -34,23 +38,23 @@ def test_a_fit_that_explodes_ends_with_a_sentence_and_a_finite_last_checkpoint(t
 
 
 @pytest.mark.slow
-def test_what_was_the_best_before_the_explosion_stays(tmp_path: Path):
-    options = fit_options("corpus", tmp_path / "run", **EXPLODES, trainer__val_check_interval="1")
-    ended = run_together(options)[0]
+def test_what_was_the_best_and_the_last_before_the_end_stay(tmp_path: Path):
+    options = fit_options("corpus", tmp_path / "run", trainer__val_check_interval="2", last__every_n_train_steps="0")
+    ended = run_together(options + poison(rank=0, count=6))[0]
     assert ended.code == 2
-    assert "at optimizer step" in ended.text
+    assert f"at optimizer step 6 the loss is nan; the last good checkpoint is {tmp_path}" in ended.text
     assert "Traceback" not in ended.text
     checkpoints = list((tmp_path / "run" / "version_0" / "checkpoints").glob("*.ckpt"))
     assert len(checkpoints) == 2
     assert all(is_finite(checkpoint) for checkpoint in checkpoints)
+    assert torch.load(last_of(tmp_path / "run"), weights_only=True)["global_step"] == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_loss_that_is_no_number_on_one_process_ends_all_of_them(tmp_path: Path, rank: int):
     options = fit_options("corpus", tmp_path / "run", trainer__strategy="ddp", trainer__devices="2")
-    poison = ["--trainer.callbacks+=processes.Poison", f"--trainer.callbacks.rank={rank}", "--trainer.callbacks.count=5"]
-    first, second = run_together(options + poison, world=2, timeout=120)
+    first, second = run_together(options + poison(rank, count=5), world=2, timeout=120)
     assert first.code == 2
     assert "at optimizer step 5 the loss is nan" in first.text
     assert second.code == 0, second.text  # it has nothing to say that the first has not said
