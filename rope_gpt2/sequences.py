@@ -53,10 +53,10 @@ class SequenceSource(Protocol):
 
 
 def collate_sequences(items: Sequence[TrainingSequence]) -> SequenceBatch:
-    """Sequences → one batch."""
-    positions = [item.position_ids for item in items if item.position_ids is not None]
-    if positions and len(positions) != len(items):
-        raise ValueError("position_ids must be given for all sequences of a batch or for none")
+    """Sequences → one batch; where some have position ids, those without are one document each."""
+    positions: list[Tensor] = []
+    if any(item.position_ids is not None for item in items):
+        positions = [torch.arange(len(item.input_ids)) if item.position_ids is None else item.position_ids for item in items]
     return SequenceBatch(
         torch.stack([item.input_ids for item in items]),
         torch.stack([item.targets for item in items]),

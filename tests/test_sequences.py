@@ -95,7 +95,7 @@ def test_a_batch_stacks_its_sequences():
     assert torch.equal(collate_sequences(positions).position_ids, torch.stack([item.position_ids for item in positions]))
 
 
-def test_a_batch_with_positions_for_some_sequences_alone_is_refused():
-    item = Numbered(0, 3).get(0, 0)
-    with pytest.raises(ValueError, match="for all sequences of a batch or for none"):
-        collate_sequences([item, item._replace(position_ids=torch.arange(3))])
+def test_a_sequence_without_positions_is_one_document_beside_those_with_them():
+    item, apart = Numbered(0, 3).get(0, 0), torch.tensor([0, 0, 1])
+    batch = collate_sequences([item, item._replace(position_ids=apart)])
+    assert torch.equal(batch.position_ids, torch.stack([torch.arange(3), apart]))

@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rope_gpt2.commands.context import check_max_length, choose_context
 from rope_gpt2.commands.devices import choose_device
 from rope_gpt2.commands.manifest import build_manifest, record_plan
 from rope_gpt2.commands.parser import Parser
@@ -173,8 +174,7 @@ def _check(options: argparse.Namespace, output: Path) -> None:
         raise InputError(f"--orders must be a number from 1 on, or all, got {options.orders!r}; give another one")
     if options.scoring == "generate" and options.verify:
         raise InputError("--verify compares scores, and --scoring generate makes texts; leave one of them out")
-    if options.max_length is not None and options.max_length < 1:
-        raise InputError(f"--max-length must be at least 1, got {options.max_length}; give a larger number")
+    check_max_length(options.max_length)
     if options.checkpoint != "random" and options.tokenizer:
         raise InputError(f"--tokenizer is for --checkpoint random; {options.checkpoint} has its own: leave --tokenizer out")
     if output.exists() and not output.is_dir():
@@ -219,16 +219,7 @@ def _build_data(
 
 def _context(options: argparse.Namespace, model: PreTrainedModel) -> int:
     """Tokens of a prompt at most; generation needs room for its answer."""
-    config = model.config
-    length = options.max_length or getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None)
-    if not length:
-        raise InputError(f"{options.checkpoint}: its config names no context length; give one with --max-length")
-    for name, table in model.named_modules():
-        if name.endswith(("wpe", "embed_positions")) and isinstance(table, torch.nn.Embedding) and table.num_embeddings < length:
-            raise InputError(
-                f"--max-length {length}: the position table of {options.checkpoint} ends at {table.num_embeddings}; give at most that"
-            )
-    return int(length) - (MAX_NEW_TOKENS - 1 if options.scoring == "generate" else 0)
+    return choose_context(options.max_length, model, options.checkpoint) - (MAX_NEW_TOKENS - 1 if options.scoring == "generate" else 0)
 
 
 def _score(

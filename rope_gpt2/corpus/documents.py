@@ -24,11 +24,12 @@ class Reading:
     """How documents are read.
 
     Attributes:
-        column: of CSV, JSON lines and data sets; None for `text`, then `review`, then the only column that holds text.
+        column: of CSV, JSON lines and data sets; None for the first of `preferred` that is there, then the only column that holds text.
         split: of data sets.
         document: "line" or "file", of plain text files.
         drop: regular expressions whose matches are cut out of every document.
         clean: applied to every document before `drop`; a named function of a module.
+        preferred: columns that are taken where none is named.
     """
 
     column: str | None = None
@@ -36,6 +37,7 @@ class Reading:
     document: Literal["line", "file"] = "line"
     drop: tuple[str, ...] = ()
     clean: Callable[[str], str] | None = None
+    preferred: tuple[str, ...] = COLUMNS
 
     def __post_init__(self) -> None:
         if self.document not in ("line", "file"):
@@ -108,7 +110,7 @@ def _read(source: CorpusSource, reading: Reading) -> Iterator[list[str | None]]:
                 tables = _load(source, group, reading, folder).with_format("arrow").iter(WHOLE_FILES if whole else ROWS)
                 column: str | None = None
                 for table in tables:
-                    column = column or choose_column(table.schema, reading.column, where)
+                    column = column or choose_column(table.schema, reading.column, where, reading.preferred)
                     yield table.column(column).to_pylist()
         except InputError:
             raise
@@ -131,7 +133,7 @@ def _load(source: CorpusSource, files: Sequence[Path], reading: Reading, cache_d
     if source.kind == "text":
         options = {"sample_by": "document" if reading.document == "file" else "line", "encoding": "utf-8-sig"}
     elif source.kind == "csv":
-        column = _csv_column(files[0], reading.column)
+        column = _csv_column(files[0], reading)
         # every field as it stands: "NA" and "12" are text
         options = {"features": datasets.Features({column: datasets.Value("string")}), "usecols": [column], "index_col": False}
         options |= {"keep_default_na": False, "na_filter": False, "encoding": "utf-8-sig"}
@@ -152,7 +154,7 @@ def _of_split(name: str, paths: Sequence[str], split: str) -> list[str]:
     return chosen
 
 
-def choose_column(schema: Any, wanted: str | None, where: str) -> str:
+def choose_column(schema: Any, wanted: str | None, where: str, preferred: Sequence[str] = COLUMNS) -> str:
     """The column of an Arrow schema that holds the documents; see `Reading`.
 
     Raises:
@@ -168,7 +170,7 @@ def choose_column(schema: Any, wanted: str | None, where: str) -> str:
         if wanted not in texts:
             raise InputError(f"{where}: column {wanted!r} holds {schema.field(wanted).type}, not text (found: {names}); choose another")
         return wanted
-    for name in COLUMNS:
+    for name in preferred:
         if name in texts:
             return name
     if len(texts) != 1:
@@ -176,7 +178,7 @@ def choose_column(schema: Any, wanted: str | None, where: str) -> str:
     return texts[0]
 
 
-def _csv_column(path: Path, wanted: str | None) -> str:
+def _csv_column(path: Path, reading: Reading) -> str:
     import warnings
 
     import pandas as pd
@@ -186,8 +188,8 @@ def _csv_column(path: Path, wanted: str | None) -> str:
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut
         table = pd.read_csv(path, nrows=1000, index_col=False, encoding="utf-8-sig", keep_default_na=False, na_filter=False)
     # a column that is chosen by its name is text, whatever stands in it
-    table = table.astype({name: "string" for name in table.columns if name in (wanted, *COLUMNS)})
-    return choose_column(pa.Schema.from_pandas(table, preserve_index=False), wanted, str(path))
+    table = table.astype({name: "string" for name in table.columns if name in (reading.column, *reading.preferred)})
+    return choose_column(pa.Schema.from_pandas(table, preserve_index=False), reading.column, str(path), reading.preferred)
 
 
 def _first_damage(files: Sequence[Path]) -> str | None:

@@ -17,6 +17,8 @@ from rope_gpt2.corpus.token_cache import TokenCache
 from rope_gpt2.errors import InputError
 from rope_gpt2.sequences import IGNORED, TrainingSequence
 
+KEPT_EPOCHS = 3  # whose orders stay in memory: strewn among other sequences, two of them or more are asked for by turns
+
 
 class PackedDocuments:
     """Serves windows of the documents (a `SequenceSource`).
@@ -56,7 +58,7 @@ class PackedDocuments:
                 f"{len(self.documents)} documents have {tokens} tokens, fewer than a sequence of {length} and its last target; "
                 "give more text or a smaller max_length"
             )
-        self._epoch: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}  # the one asked for last stands last
         self._no_labels = torch.zeros(length, dtype=torch.bool)
 
     def __len__(self) -> int:
@@ -64,7 +66,7 @@ class PackedDocuments:
         return self._count
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_epoch": None}  # made again where it is needed
+        return self.__dict__ | {"_epochs": {}}  # made again where it is needed
 
     @property
     def num_tokens(self) -> int:
@@ -81,12 +83,7 @@ class PackedDocuments:
         """Sequence `index` of an epoch."""
         if not 0 <= index < self._count:
             raise IndexError(f"an epoch has {self._count} sequences, there is none of number {index}")
-        if self._epoch is None or self._epoch[0] != epoch:
-            order = self.order(epoch)
-            ends = np.cumsum(self._lengths[order])
-            # where a document's first token would lie in the cache if the stream of the epoch began there
-            self._epoch = epoch, ends, self._starts[order] - (ends - self._lengths[order])
-        _, ends, shifts = self._epoch
+        ends, shifts = self._stream(epoch)
         places = np.arange(index * self.length, (index + 1) * self.length + 1)
         first, last = np.searchsorted(ends, (places[0], places[-1]), side="right")
         borders = ends[first:last] - places[0]  # where the second, third, ... document of this window begins
@@ -98,3 +95,15 @@ class PackedDocuments:
         begins = np.concatenate(([0], borders))[members - first]
         targets = torch.where(torch.from_numpy(members[1:] != members[:-1]), IGNORED, targets)
         return TrainingSequence(input_ids, targets, self._no_labels, torch.from_numpy((np.arange(len(places)) - begins)[:-1]))
+
+    def _stream(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where each document of an epoch's stream ends, and what leads from a place in the stream to the token in the cache."""
+        found = self._epochs.pop(epoch, None)
+        if found is None:
+            if len(self._epochs) == KEPT_EPOCHS:
+                del self._epochs[next(iter(self._epochs))]
+            order = self.order(epoch)
+            ends = np.cumsum(self._lengths[order])
+            found = ends, self._starts[order] - (ends - self._lengths[order])
+        self._epochs[epoch] = found
+        return found

@@ -2,18 +2,22 @@
 
 import hashlib
 import heapq
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rope_gpt2.corpus.documents import Reading, read_pieces
+from rope_gpt2.corpus.documents import COLUMNS, Reading, read_pieces
 from rope_gpt2.corpus.holdout import mix, smallest
 from rope_gpt2.corpus.overlap import OverlapGuard, content_hash, words_of
 from rope_gpt2.corpus.sources import CorpusSource
+
+EVALUATED = Reading(preferred=("review", "text"))  # how texts to exclude are read: files of reviews before files of text
 
 
 class Piece(NamedTuple):
@@ -36,8 +40,9 @@ class DocumentStream:
     Args:
         sources: where they lie.
         reading: how they are read.
-        exclude: sources of texts that no document may overlap with; see `OverlapGuard`.
-        exclude_reading: how those are read.
+        exclude: sources of texts that no document may overlap with; see `OverlapGuard`. Of CSV, JSON lines and data sets the column
+            `review` is read, then `text`, then the only one that holds text.
+        exclude_texts: more of such texts.
     """
 
     def __init__(
@@ -45,17 +50,17 @@ class DocumentStream:
         sources: Sequence[CorpusSource],
         reading: Reading | None = None,
         exclude: Sequence[CorpusSource] = (),
-        exclude_reading: Reading | None = None,
+        exclude_texts: Iterable[str] = (),
     ) -> None:
         self.sources, self.reading = tuple(sources), reading or Reading()
-        self.exclude, self.exclude_reading = tuple(exclude), exclude_reading or Reading()
+        self.exclude, self.exclude_texts = tuple(exclude), tuple(exclude_texts)
 
     @cached_property
     def guard(self) -> OverlapGuard | None:
         """Knows the excluded texts; None where there are none."""
-        if not self.exclude:
+        if not self.exclude and not self.exclude_texts:
             return None
-        return OverlapGuard(text for texts in read_pieces(self.exclude, self.exclude_reading) for text in texts)
+        return OverlapGuard(chain(chain.from_iterable(read_pieces(self.exclude, EVALUATED)), self.exclude_texts))
 
     def __iter__(self) -> Iterator[Piece]:
         for texts in read_pieces(self.sources, self.reading):
@@ -72,13 +77,14 @@ class DocumentStream:
         """What determines the documents: the content of the files, not where they lie; the commit of a data set on the hub."""
         reading = self.reading
         clean = None if reading.clean is None else f"{reading.clean.__module__}.{reading.clean.__qualname__}"
-        guarded = None
+        guarded: dict[str, Any] | None = None
         if self.guard is not None:
-            column = self.exclude_reading.column
-            guarded = {"sources": _describe(self.exclude), "column": column, "run": self.guard.run, "least": self.guard.least}
+            guarded = {"sources": _describe(self.exclude), "column": None, "run": self.guard.run, "least": self.guard.least}
+            if self.exclude_texts:  # by their content, wherever they come from
+                guarded["texts"] = hashlib.sha256(json.dumps(sorted(set(self.exclude_texts))).encode()).hexdigest()
         return {
             "sources": _describe(self.sources),
-            "column": reading.column,
+            "column": reading.column or (None if reading.preferred == COLUMNS else list(reading.preferred)),
             "split": reading.split,
             "document": reading.document,
             "drop": list(reading.drop),

@@ -170,11 +170,14 @@ class Episodes:
         return layout.labels, 0
 
     def _needed(self, layout: EpisodeLayout) -> Tokens:
-        """[N] tokens of each example behind another one; with the longest label where it may be shown with any."""
+        """[N] tokens of each example, wherever it may stand; with the longest label where it may be shown with any.
+
+        At the beginning of an episode it can be longer than behind a separator that joins its first word: " word" may be one token.
+        """
         labels = [len(label) for label in layout.labels]
         if self.options.balance or self.options.random_words or self.options.flipped:
             labels = [max(labels)] * 2
-        return layout.later.lengths + np.where(self._is_positive, labels[1], labels[0])
+        return np.maximum(layout.first.lengths, layout.later.lengths) + np.where(self._is_positive, labels[1], labels[0])
 
 
 class _Sequence:

@@ -14,6 +14,7 @@ from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.examples import LABELS
 
 REPOSITORY = "stanfordnlp/sst2"
+WORKING_FOLDER = Path("data")
 SPLITS = {"train": 67_349, "validation": 872}  # rows; GLUE's test set has no public labels
 CONTENT_SHA256 = {
     "train": "8a2b08f866eb3d5ac92f74e6ae3ddc2c2cb6be3aa3341a988c39d93722270a7d",
@@ -27,13 +28,14 @@ def find_sst2(split: str) -> Path:
     Raises:
         InputError: if it is not on disk and cannot be fetched, or what was fetched is not SST-2.
     """
+    return sst2_on_disk(split) or fetch_sst2(split, WORKING_FOLDER / "sst2")
+
+
+def sst2_on_disk(split: str) -> Path | None:
+    """Path of `train` or `validation` as a CSV; None where it would have to be fetched."""
     folders = [Path(os.environ["ROPE_GPT2_DATA"])] if os.environ.get("ROPE_GPT2_DATA") else []
-    folders.append(Path("data"))
-    for folder in folders:
-        path = folder / "sst2" / f"{split}.csv"
-        if path.is_file():
-            return path
-    return fetch_sst2(split, folders[-1] / "sst2")
+    paths = [folder / "sst2" / f"{split}.csv" for folder in (*folders, WORKING_FOLDER)]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def resolve_data(name: str, split: str) -> Path:

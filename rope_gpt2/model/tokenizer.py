@@ -7,7 +7,7 @@ text like the training text.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +103,11 @@ def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **content["special_tokens"])
 
 
-def with_words(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> tuple[PreTrainedTokenizerFast, dict[int, list[int]]]:
+def with_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[PreTrainedTokenizerBase, dict[int, list[int]]]:
     """A byte-level BPE in which each of the words is one token: merges of its pieces come behind all others.
 
     Args:
-        tokenizer: stays as it is.
+        tokenizer: stays as it is; without words it is returned itself, whatever its kind.
         words: with the space before them, where they have one; a word that is one token already changes nothing.
 
     Returns:
@@ -116,24 +116,41 @@ def with_words(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> tupl
     Raises:
         InputError: for a tokenizer that is no byte-level BPE, or a word that its rules split before any merge.
     """
+    if not words:
+        return tokenizer, {}
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     if content["model"]["type"] != "BPE":
         raise InputError(f"words can be added to a byte-level BPE alone, this tokenizer is a {content['model']['type']}; take another")
     vocabulary: dict[str, int] = content["model"]["vocab"]
     joined: dict[int, list[int]] = {}
+    built = tokenizer.backend_tokenizer
     for word in words:
-        encoding = tokenizer.backend_tokenizer.encode(word, add_special_tokens=False)
-        if len({token for token in encoding.word_ids if token is not None}) != 1:
-            raise InputError(f"{word!r} is more than one word to this tokenizer; give single words, with the space before them")
-        pieces = list(encoding.tokens)
-        while len(pieces) > 1:
-            pair, pieces = pieces[:2], [pieces[0] + pieces[1], *pieces[2:]]
-            content["model"]["merges"].append(pair)
-            if pieces[0] not in vocabulary:
-                vocabulary[pieces[0]] = max(max(vocabulary.values()) + 1, len(tokenizer) + len(joined))
-                joined[vocabulary[pieces[0]]] = encoding.ids[: len(encoding.ids) - len(pieces) + 1]
+        # One merge after another, each of them read by what comes next: those of earlier words, or of an earlier place in this one, may
+        # apply here as well. Behind all others a merge changes no word that is one token already.
+        pieces = _pieces_of_a_word(built, word)
+        for _ in range(len(pieces) - 1):
+            if len(pieces) == 1:
+                break
+            (first, first_id), (second, second_id) = pieces[:2]
+            content["model"]["merges"].append([first, second])
+            if first + second not in vocabulary:
+                new = max(max(vocabulary.values()) + 1, len(tokenizer) + len(joined))
+                vocabulary[first + second] = new
+                joined[new] = [piece for part in (first_id, second_id) for piece in joined.get(part, [part])]
+            built = Tokenizer.from_str(json.dumps(content))
+            pieces = _pieces_of_a_word(built, word)
+        if len(pieces) > 1:
+            raise InputError(f"{word!r} cannot be made one token of this tokenizer; leave it out, or take another tokenizer")
     specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    return tokenizer_from_json(json.dumps({"tokenizer": json.dumps(content), "special_tokens": specials})), joined
+    return tokenizer_from_json(json.dumps({"tokenizer": built.to_str(), "special_tokens": specials})), joined
+
+
+def _pieces_of_a_word(tokenizer: Tokenizer, word: str) -> list[tuple[str, int]]:
+    """Token and id of each piece of a single word."""
+    encoding = tokenizer.encode(word, add_special_tokens=False)
+    if len({number for number in encoding.word_ids if number is not None}) != 1:
+        raise InputError(f"{word!r} is more than one word to this tokenizer; give single words, with the space before them")
+    return list(zip(encoding.tokens, encoding.ids, strict=True))
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:

@@ -17,6 +17,7 @@ FIXED = (
     "scale_attn_by_inverse_layer_idx",
     "reorder_and_upcast_attn",
 )
+OF_CONTEXT = ("dynamic", "yarn", "llama3", "longrope")  # rope types that stretch the context that n_positions names
 
 
 def model_config(hparams: Mapping[str, Any]) -> RopeGPT2Config:
@@ -71,6 +72,24 @@ def shape_of(config: RopeGPT2Config) -> dict[str, Any]:
     if wrong:
         raise InputError(f"the weights to start from have {wrong} {getattr(config, wrong)!r}, that training has no option for; take others")
     return shape
+
+
+def check_context(n_positions: int, config: RopeGPT2Config) -> None:
+    """Refuse to train weights at another context than their own where their rotation is a function of it.
+
+    Args:
+        n_positions: context of the run, in tokens.
+        config: configuration of the weights to start from.
+
+    Raises:
+        InputError: for rope types that take `n_positions` as their original context.
+    """
+    rope_type = (config.rope_parameters or {}).get("rope_type", "default")
+    if rope_type in OF_CONTEXT and n_positions != config.n_positions:
+        raise InputError(
+            f"model.n_positions must be {config.n_positions} for the {rope_type} weights of model.init_from, got {n_positions}: "
+            "their rotation hangs on it; give that number, and data.max_length for the sequences"
+        )
 
 
 def rope_parameters(rope_type: str, rope_theta: float, rope_factor: float, partial_rotary_factor: float) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """LightningCLI with this package's module, data, callbacks and loggers: fit, validate, test, predict."""
 
+import inspect
 import pickle
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from rope_gpt2.errors import InputError
 from rope_gpt2.training.checkpoints import DATA_MODULES, ExportPretrained
-from rope_gpt2.training.corpus_datamodule import CorpusDataModule  # noqa: F401  # so that --data finds it by its name
+from rope_gpt2.training.corpus_datamodule import CorpusDataModule
 from rope_gpt2.training.datamodule import SentimentDataModule
 from rope_gpt2.training.guards import FiniteGuard
-from rope_gpt2.training.module import RopeGPT2Module
+from rope_gpt2.training.module import OWN_OPTIONS, RopeGPT2Module
 from rope_gpt2.training.prediction_writer import PredictionWriter
 from rope_gpt2.training.saving import BestCheckpoint, LastCheckpoint, WholeFileIO
 from rope_gpt2.training.sharding import META
@@ -33,6 +35,14 @@ DEFAULTS: dict[str, Any] = {
     "early_stopping.patience": 20,
     "early_stopping.strict": False,  # a fit may end before its first validation
 }
+TEXT_DEFAULTS = {  # of a data module of plain text, which has no accuracy
+    "checkpoint.monitor": "val/loss",
+    "checkpoint.mode": "min",
+    "checkpoint.filename": "best-step={step}-loss={val/loss:.4f}",
+    "early_stopping.monitor": "val/loss",
+    "early_stopping.mode": "min",
+}
+PLACES = ("best", "last", "hpc", "registry")  # words for a checkpoint that Lightning finds itself
 
 
 class SentimentCLI(LightningCLI):
@@ -55,16 +65,27 @@ class SentimentCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse a checkpoint that cannot be read before anything runs."""
-        # A first time for the data module alone: its options would else have the defaults of another one as far as they share names.
+        # A first time for the data module and the checkpoint alone, which the defaults of other options hang on: those of the data module's
+        # would else be another one's as far as they share names, and a run that goes on keeps what no one changes.
         first = parser.parse_args([part for part in sys.argv[1:] if not part.startswith("--print_config")])
-        if (data := first[first["subcommand"]].get("data")) is not None:
-            self._subcommand_parsers[first["subcommand"]].set_defaults({"data": {"class_path": data["class_path"]}})
+        name = first["subcommand"]
+        path, data = first[name].get("ckpt_path"), first[name].get("data")
+        stored = stored_options(Path(path)) if path and path not in PLACES else {}
+        defaults = {f"model.{option}": value for option, value in stored.items()} if name == "fit" else {}
+        if data is not None:
+            defaults |= {"data": {"class_path": data["class_path"]}}
+            defaults |= TEXT_DEFAULTS if data["class_path"].endswith(f".{CorpusDataModule.__name__}") else {}
+        self._subcommand_parsers[name].set_defaults(defaults)
         super().parse_arguments(parser, args)
-        if self.config["subcommand"] == "predict":
+        if name == "predict":
             self.config["predict"]["return_predictions"] = False  # they stream to disk, and memory stays flat
-        path = self.config[self.config["subcommand"]].get("ckpt_path")
-        if path and path not in ("best", "last", "hpc", "registry"):
-            check_checkpoint(Path(path))
+        if name == "fit":
+            keep_shape(self.config["fit"]["model"], stored)
+
+    def _parse_ckpt_path(self) -> None:
+        """For fit, the checkpoint's options are defaults (see above); the parent would lay them over those of the command line."""
+        if self.config["subcommand"] != "fit":
+            super()._parse_ckpt_path()
 
     def before_fit(self) -> None:
         """Tell the data module which checkpoint the run goes on from: its tokenizer is wanted before the trainer restores anything."""
@@ -90,11 +111,32 @@ class SentimentCLI(LightningCLI):
         return trainer
 
 
-def check_checkpoint(path: Path) -> None:
-    """Refuse a Lightning checkpoint that is missing, damaged or another program's.
+def keep_shape(model: Any, stored: Mapping[str, Any]) -> None:
+    """Give a run that goes on the shape and the optimizer of its checkpoint; all else is as the command line says.
+
+    Args:
+        model: options of the command line; changed in place.
+        stored: options in the checkpoint; none for a run that begins.
 
     Raises:
-        InputError: with the remedy.
+        InputError: where the command line asks for another shape.
+    """
+    told = set(stored) - OWN_OPTIONS - {"init_from", "new_words"}
+    if stored and model["init_from"] is not None:  # the run took its shape from there, whatever the command line said
+        told &= {"n_positions", "optimizer"}
+    for name in stored.keys() - OWN_OPTIONS:
+        if name in told and model[name] != stored[name]:
+            raise InputError(
+                f"the run of ckpt_path has model.{name} {stored[name]}, got {model[name]}; leave it out, or start anew with model.init_from"
+            )
+        model[name] = stored[name]
+
+
+def stored_options(path: Path) -> dict[str, Any]:
+    """The options of the model in a checkpoint of Lightning's: a file, or the folder of a sharded one.
+
+    Raises:
+        InputError: if it is missing, damaged or another program's.
     """
     file = path / META if path.is_dir() else path
     if not file.is_file():
@@ -105,6 +147,8 @@ def check_checkpoint(path: Path) -> None:
         raise InputError(f"{path}: is no Lightning checkpoint, or is damaged; give another .ckpt file that fit wrote") from error
     if not any(name in checkpoint for name in DATA_MODULES) or (file == path and "state_dict" not in checkpoint):
         raise InputError(f"{path}: holds no model and tokenizer of this package; give a .ckpt file that fit wrote")
+    known = inspect.signature(RopeGPT2Module).parameters
+    return {name: value for name, value in checkpoint.get("hyper_parameters", {}).items() if name in known}
 
 
 def run_cli() -> SentimentCLI:

@@ -1,7 +1,5 @@
 """CorpusDataModule: plain text, tokenized once into a memory-mapped cache, packed without padding."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ from rope_gpt2.model.tokenizer import tokenizer_from_json, tokenizer_to_json, tr
 from rope_gpt2.sequences import TrainingSequence, collate_sequences
 from rope_gpt2.training.loaders import SequenceLoader
 from rope_gpt2.training.tokenized_datamodule import TokenizedDataModule
+from rope_gpt2.training.whole_files import open_whole
 
 
 class CorpusDataModule(TokenizedDataModule):
@@ -36,8 +35,8 @@ class CorpusDataModule(TokenizedDataModule):
             "owner/name" or "owner/name:config".
         validation: text that the loss is measured on; None holds out documents of `train`. What says the same leaves training.
         holdout: how many documents to hold out where `validation` is None.
-        exclude: files of texts, or "sst2" for its validation set; training documents that equal or contain one, or share ten words in a
-            row with one, are left out.
+        exclude: files of texts (of CSVs the column `review`, then `text`), or "sst2" for its validation set; training documents that
+            equal or contain one, or share ten words in a row with one, are left out.
         tokenizer: "train" learns a byte-level BPE on training documents; else a folder or hub name such as "gpt2".
         tokenizer_documents: how many documents, drawn at random, the tokenizer is learned on; 0 for all.
         normalize: a learned tokenizer brings typed text to the form of SST-2 (lower case, spaced punctuation).
@@ -141,7 +140,9 @@ class CorpusDataModule(TokenizedDataModule):
             avoid = np.concatenate([piece.hashes for stream in others for piece in stream]) if others else None
             texts = train.sample(self.tokenizer_documents, self.holdout, self.order_seed, avoid)
             rank_zero_info(f"Learning a tokenizer on {len(texts)} documents")
-            _write_whole(path, tokenizer_to_json(train_tokenizer(texts, vocab_size, self.normalize)))
+            learned = tokenizer_to_json(train_tokenizer(texts, vocab_size, self.normalize))
+            with open_whole(path, "data.cache_dir") as file:
+                file.write(learned)
         return tokenizer_from_json(path.read_text(encoding="utf-8"))
 
     def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -210,15 +211,3 @@ class _Windows(Dataset[TrainingSequence]):
 
 def _listed(names: Sequence[str] | str | None) -> list[str]:
     return [] if names is None else [names] if isinstance(names, str) else list(names)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it, so that it is there whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)  # a temporary file is for the owner alone
-        os.replace(file.name, path)
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot be written ({error.strerror}); choose another data.cache_dir") from error

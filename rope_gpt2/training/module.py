@@ -21,14 +21,20 @@ from rope_gpt2.model.attention import LONGEST, attention_by_products
 from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
 from rope_gpt2.model.tokenizer import tokenizer_to_json, with_words
 from rope_gpt2.sequences import IGNORED, SequenceBatch
-from rope_gpt2.training.architecture import model_config, shape_of
+from rope_gpt2.training.architecture import check_context, model_config, shape_of
 from rope_gpt2.training.checkpoints import load_checkpoint
 from rope_gpt2.training.fewshot_module import FewShotModule
-from rope_gpt2.training.optimization import OptimizerOptions, build_optimizer, schedule_factor
+from rope_gpt2.training.optimization import OptimizerOptions, build_optimizer, group_options, schedule_factor, set_group_options
 from rope_gpt2.training.sharding import ShardedStrategy, is_sharded, shard, whole_copy
 
 ROWS = 64  # an embedding that grows gets a multiple of so many
 COMPILING_PAYS = 300  # optimizer steps
+OWN_OPTIONS = frozenset(  # what a run that goes on from a checkpoint may change; all else is the checkpoint's
+    {
+        *("dropout", "attention_dropout", "learning_rate", "min_learning_rate", "weight_decay", "beta2", "warmup_steps", "schedule"),
+        *("decay_fraction", "lm_loss_weight", "label_loss_weight", "compile", "gradient_checkpointing"),
+    }
+)
 TINY = 1e-9  # divides a sum over no token, which is 0
 
 
@@ -114,6 +120,7 @@ class RopeGPT2Module(FewShotModule):
         self.model: RopeGPT2ForCausalLM
         self.val_loss = MeanMetric()
         self._by_products = False
+        self._group_options: list[dict[str, Any]] = []
         self._token_losses: Callable[[Tensor, Tensor, Tensor], Tensor] = token_losses
         self._sums_of_shards: Callable[[SequenceBatch], tuple[Tensor, Tensor]] | None = None
         self._shards: RopeGPT2ForCausalLM | None = None  # kept aside while a whole copy of it is validated
@@ -138,7 +145,8 @@ class RopeGPT2Module(FewShotModule):
             for block in self.model.transformer.h:
                 block.compile()
             self._token_losses = torch.compile(token_losses)
-            self._by_products = self.trainer.strategy.root_device.type == "cpu" and self.hparams["n_positions"] <= LONGEST
+            # Checkpointed blocks run again in the backward pass, when the model's attention would be another one.
+            self._by_products = self.trainer.strategy.root_device.type == "cpu" and not self.hparams["gradient_checkpointing"]
 
     def configure_model(self) -> None:
         """Share the model out among the processes where the strategy is `fsdp2`."""
@@ -191,7 +199,8 @@ class RopeGPT2Module(FewShotModule):
 
         Where gradients accumulate, each batch weighs the same, however many tokens and label words it has.
         """
-        with attention_by_products(self.model) if self._by_products else nullcontext():
+        by_products = self._by_products and batch.input_ids.shape[1] <= LONGEST
+        with attention_by_products(self.model) if by_products else nullcontext():
             sums, counts = (self._sums_of_shards or self._sums)(batch)
         if self.trainer.world_size > 1:
             # Processes average their gradients. For the mean over the tokens of all of them, each divides by the mean of their counts.
@@ -237,7 +246,14 @@ class RopeGPT2Module(FewShotModule):
         total = max(1, int(steps))
         factor = schedule_factor(chosen["schedule"], total, chosen["warmup_steps"], chosen["min_learning_rate"], chosen["decay_fraction"])
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self._group_options = group_options(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Where a run goes on: a restored optimizer has the options of the checkpoint, this run's own hold."""
+        super().on_train_start()
+        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        set_group_options(optimizer, schedule, self._group_options)  # type: ignore[arg-type]  # there is one of each
 
 
 def make_model(shape: dict[str, Any], init_from: str | None, new_words: Sequence[str] = ()) -> tuple[RopeGPT2ForCausalLM, str | None]:
@@ -247,7 +263,7 @@ def make_model(shape: dict[str, Any], init_from: str | None, new_words: Sequence
         (model, the tokenizer of `init_from` as JSON, or None).
 
     Raises:
-        InputError: for weights of another kind of model, or new words without weights to start from.
+        InputError: for weights of another kind of model or for another context, or new words without weights to start from.
     """
     if init_from is None:
         if new_words:
@@ -263,7 +279,8 @@ def make_model(shape: dict[str, Any], init_from: str | None, new_words: Sequence
     with torch.no_grad():
         for token, pieces in joined.items():
             weights.transformer.wte.weight[token] = weights.transformer.wte.weight[pieces].mean(dim=0)
-    shape.update(shape_of(weights.config))  # type: ignore[arg-type]  # transformers types the parent
+    check_context(shape["n_positions"], weights.config)  # type: ignore[arg-type]  # transformers types the parent
+    shape.update(shape_of(weights.config))  # type: ignore[arg-type]
     model = RopeGPT2ForCausalLM(model_config(shape))
     model.load_state_dict(weights.state_dict())
     return model, tokenizer_to_json(tokenizer)

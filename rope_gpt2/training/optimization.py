@@ -6,18 +6,20 @@ biases and norms. Warm-up, then a cosine (Loshchilov & Hutter 2017), or a platea
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from rope_gpt2.errors import InputError
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd")
+GROUP_OPTIONS = ("initial_lr", "weight_decay", "betas")
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> Optimizer:
         module: Muon takes the weights of two dimensions whose name has ".h." in it: those of the blocks.
 
     Raises:
-        InputError: for sharded parameters with Muon, which needs whole matrices.
+        InputError: for an unknown name, or sharded parameters with Muon, which needs whole matrices.
     """
+    if options.name not in OPTIMIZERS:
+        raise InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {options.name!r}; choose one of them")
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     muon_names = {name for name, parameter in named if options.name == "muon" and parameter.ndim == 2 and ".h." in f".{name}"}
     if options.name == "muon" and not muon_names:
@@ -109,6 +113,23 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> Optimizer:
     return MuonBesideAdamW(muon, adamw)
 
 
+def group_options(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What the options of a run say of each parameter group; ask after the schedule is made, which keeps the peak in `initial_lr`."""
+    return [{name: group[name] for name in GROUP_OPTIONS if name in group} for group in optimizer.param_groups]
+
+
+def set_group_options(optimizer: Optimizer, schedule: LambdaLR, options: Sequence[Mapping[str, Any]]) -> None:
+    """Put the options of `group_options` in place of those that a restored state brought, and the learning rate of the step reached.
+
+    Nothing changes where they are the same.
+    """
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)
+    schedule.base_lrs = [own["initial_lr"] for own in options]
+    for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+        group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
+
+
 def schedule_factor(schedule: str, total: int, warmup: int, floor: float, decay_fraction: float) -> Callable[[int], float]:
     """Learning rate at a step, as a fraction of the peak.
 
@@ -120,12 +141,16 @@ def schedule_factor(schedule: str, total: int, warmup: int, floor: float, decay_
         decay_fraction: of "wsd": the last part of the steps, in [0, 1], in which the rate falls; it begins behind the warm-up.
 
     Raises:
-        InputError: for a fraction out of its range.
+        InputError: for an unknown schedule, or a number out of its range.
 
     >>> factor = schedule_factor("wsd", total=100, warmup=10, floor=0.0, decay_fraction=0.25)
     >>> [round(factor(step), 2) for step in (0, 9, 50, 75, 81, 100)]
     [0.1, 1.0, 1.0, 1.0, 0.51, 0.0]
     """
+    if schedule not in SCHEDULES:
+        raise InputError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}; choose one of them")
+    if warmup < 0:
+        raise InputError(f"warmup_steps must be 0 or more, got {warmup}; give another number")
     for name, value in (("min_learning_rate", floor), ("decay_fraction", decay_fraction)):
         if not 0 <= value <= 1:
             raise InputError(f"{name} must lie in [0, 1], got {value}; give another number")

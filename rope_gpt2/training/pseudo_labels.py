@@ -4,9 +4,7 @@ A model that learned from few labels reads many unlabelled reviews; those that i
 """
 
 import csv
-import os
 import random
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from rope_gpt2.fewshot.prompts import PromptBuilder
 from rope_gpt2.fewshot.scoring import PrefixCache, score_labels
 from rope_gpt2.fewshot.template import Template
 from rope_gpt2.fewshot.verbalizer import Verbalizer
+from rope_gpt2.training.whole_files import open_whole
 
 BATCH_TOKENS = 2048  # of documents in a batch: what a CPU's caches hold
 
@@ -101,16 +100,10 @@ def write_labelled(chosen: Sequence[tuple[str, str, float]], path: Path) -> None
     Raises:
         InputError: if the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow((*COLUMNS, "confidence"))
-            writer.writerows((document, label, f"{confidence:.4f}") for document, label, confidence in chosen)
-        os.chmod(file.name, 0o644)  # a temporary file is for the owner alone
-        os.replace(file.name, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
+    with open_whole(path, "--output") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow((*COLUMNS, "confidence"))
+        writer.writerows((document, label, f"{confidence:.4f}") for document, label, confidence in chosen)
 
 
 def limited(pieces: Iterable[Sequence[str]], limit: int) -> Iterator[Sequence[str]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
 from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json, tokenizer_to_json
@@ -60,6 +61,8 @@ class TokenizedDataModule(L.LightningDataModule):
             if self.trainer is not None:
                 path = self.ckpt_path or self.trainer.ckpt_path
                 given = _stored_tokenizer(path) or getattr(self.trainer.lightning_module, "tokenizer_json", None)
+                if given is not None and self.tokenizer_name != "train":
+                    rank_zero_info(f"data.tokenizer {self.tokenizer_name} is not read: the weights to start from bring their own")
             if given is None:
                 size = self.trainer.lightning_module.hparams["vocab_size"] if self.trainer is not None else 8192
                 learn = self.tokenizer_name == "train"

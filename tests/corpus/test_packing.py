@@ -8,7 +8,7 @@ import torch
 
 from rope_gpt2.corpus.packing import PackedDocuments
 from rope_gpt2.errors import InputError
-from rope_gpt2.sequences import IGNORED, collate_sequences
+from rope_gpt2.sequences import IGNORED, Mixture, collate_sequences
 
 
 @pytest.fixture
@@ -51,6 +51,18 @@ def test_a_sequence_is_a_function_of_seed_epoch_and_index(cache):
     for epoch, index in places[:100]:
         assert fresh.get(epoch, index).input_ids.tolist() == theirs[epoch, index]
         assert fresh.get(epoch, index).targets.tolist()[:-1] == theirs[epoch, index][1:]
+
+
+def test_epochs_asked_for_by_turns_are_put_in_order_once(cache, monkeypatch):
+    """So that text strewn among other sequences costs no order of all its documents for each of them."""
+    packed = PackedDocuments(cache, np.arange(len(cache)), 32)
+    made, order = [], packed.order
+    monkeypatch.setattr(packed, "order", lambda epoch: made.append(epoch) or order(epoch))
+    mixture = Mixture(packed, packed, 0.4, seed=0)
+    for epoch in range(4):
+        for index in range(len(mixture)):
+            mixture.get(epoch, index)
+    assert len(made) <= 2 * len(set(made))  # of a main and another source
 
 
 def test_documents_keep_their_order_without_shuffling(cache):

@@ -14,6 +14,7 @@ from html import unescape
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rope_gpt2.corpus.documents import Reading
@@ -45,6 +46,30 @@ def test_every_document_is_there_as_the_tokenizer_makes_it_alone(texts, tokenize
     assert cache.num_tokens == sum(map(len, theirs)) == cache.meta["tokens"]
     assert cache.tokens.dtype == np.uint16
     assert not list(cache.folder.parent.glob(".*.partial"))
+
+
+def test_texts_to_exclude_count_by_their_content(texts, tokenizer, tmp_path):
+    path = write(tmp_path / "a.txt", texts)
+    long = [text for text in texts if len(text.split()) >= 10][:5]
+
+    def stream(*exclude: str) -> DocumentStream:
+        return DocumentStream(find_sources(str(path)), exclude_texts=exclude)
+
+    cache = open_or_build(stream(*long), tokenizer, tmp_path / "cache")
+    assert cache.excluded == 5
+    by_file = open_or_build(stream_of(path, write(tmp_path / "b.txt", long)), tokenizer, tmp_path / "cache")
+    assert content(cache) == content(by_file)
+    keys = [cache_key(stream(*exclude), tokenizer) for exclude in (long, long[::-1], long[:4], [])]
+    assert keys[0] == keys[1] == cache.folder.name
+    assert len(set(keys)) == 3
+    assert keys[3] == cache_key(stream_of(path), tokenizer)
+
+
+def test_of_a_table_to_exclude_the_reviews_are_read_before_the_text(texts, tmp_path):
+    table = tmp_path / "evaluated.csv"
+    pd.DataFrame({"text": texts[:3], "review": texts[3:6]}).to_csv(table, index=False)
+    kept = [text for piece in stream_of(write(tmp_path / "a.txt", texts[:6]), table) for text in piece.texts]
+    assert kept == texts[:3]
 
 
 def test_a_large_vocabulary_takes_four_bytes_a_token(texts, tokenizer, tmp_path):

@@ -25,9 +25,11 @@ TEMPLATES = (
     "{text} =>{label}\n",
     "Text: {text} It was {label} \n",
     "{text}\n{label}\n",
+    "{text}\nAnswer: {label} ",  # the separator joins the next word
 )
 WORDS = [LABELS, ("bad", "utterly wonderful")]
 MIXED = {"balance": 0.5, "random_words": 0.4, "flipped": 0.3, "max_shots": 3}
+FREQUENT = ("movie", "the", "with", "film", "and", "good", "not", "a", "story", "of", "that", "This")  # one token behind a space
 LONG = 100_000  # tokens; any prompt fits
 
 fragments = [
@@ -131,6 +133,27 @@ def test_an_episode_of_any_reviews_is_the_prompt_with_the_same_demonstrations(an
         (members,) = episodes.members(0, index)
         theirs = prompt_ids([examples[member] for member in members], any_tokenizer, Template(template), Verbalizer())
         assert episodes.get(0, index).input_ids[: len(theirs)].tolist() == theirs
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.lists(st.sampled_from(FREQUENT), min_size=1, max_size=3).map(" ".join), min_size=1, max_size=8, unique=True),
+    template=st.sampled_from(["{text}\nAnswer: {label} ", "{text} => {label}  ", "Q{text}\n{label} "]),
+    max_shots=st.integers(0, 3),
+    spare=st.integers(3, 20),
+)
+def test_examples_fit_wherever_they_stand(tokenizer, texts, template, max_shots, spare):
+    examples = [Example(row, text, LABELS[row % 2]) for row, text in enumerate(texts, start=1)]
+    alone = max(len(prompt_ids([example], tokenizer, Template(template), Verbalizer())) for example in examples)
+    episodes = make(examples, tokenizer, alone + spare, template=template, max_shots=max_shots)
+    assert not episodes.left_out
+    for index in range(len(episodes)):
+        theirs = [
+            prompt_ids([examples[member] for member in members], tokenizer, Template(template), Verbalizer())
+            for members in episodes.members(0, index)
+        ]
+        together = [token for ids in theirs for token in ids]
+        assert episodes.get(0, index).input_ids[: len(together)].tolist() == together
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

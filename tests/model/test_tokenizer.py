@@ -5,6 +5,8 @@ import huggingface_hub
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from rope_gpt2 import InputError
 from rope_gpt2.model.tokenizer import (
@@ -245,3 +247,23 @@ def test_added_words_survive_saving(tmp_path):
 def test_what_is_no_single_word_is_refused():
     with pytest.raises(InputError, match="' two words' is more than one word to this tokenizer"):
         with_words(NORMALIZED, [" two words"])
+
+
+@pytest.mark.parametrize("words", [["foo", " barfoo"], [" barfoo", "foo"], ["xyz", " xyzxyz", "xyzxyzx"], [" qzqzqz", "zqz", "qz"]])
+def test_words_that_stand_in_one_another_are_one_token_each(words: list[str]):
+    """The merges of one come before those of the next, and one merge may apply at several places."""
+    added, joined = with_words(PLAIN, words)
+    for word in words:
+        ids = added(word)["input_ids"]
+        assert len(ids) == 1
+        assert added.decode(ids) == word
+    for token, pieces in joined.items():
+        assert max(pieces) < len(PLAIN)
+        assert PLAIN.decode(pieces) == added.decode([token])
+
+
+def test_without_words_a_tokenizer_of_any_kind_stays_itself():
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    assert with_words(other, []) == (other, {})
+    with pytest.raises(InputError, match="this tokenizer is a WordLevel; take another"):
+        with_words(other, ["b"])

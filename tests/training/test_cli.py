@@ -96,8 +96,7 @@ def test_fits_on_text_and_on_reviews_take_their_file_alone(tmp_path: Path):
     trainer = {"max_steps": "2", "accelerator": "cpu", "enable_progress_bar": "false", "limit_val_batches": "1", "val_check_interval": "2"}
     shared += [part for name, value in trainer.items() for part in (f"--trainer.{name}", value)]
     text = ["--data", "CorpusDataModule", "--data.train", str(tmp_path / "text.txt"), "--data.cache_dir", str(tmp_path / "cache")]
-    text += ["--data.holdout", "40", "--data.batch_size", "2", "--checkpoint.monitor", "val/loss", "--checkpoint.mode", "min"]
-    text += ["--checkpoint.filename", "best-step={step}-loss={val/loss:.4f}", "--early_stopping.monitor", "val/loss"]
+    text += ["--data.holdout", "40", "--data.batch_size", "2"]
     reviews = ["--data.train", "data/demo.csv", "--data.holdout", "60", "--data.batch_size", "4", "--data.shots", "1"]
     for name, data in (("text", text), ("reviews", reviews)):
         root = tmp_path / name
@@ -144,3 +143,73 @@ def test_help_tells_how_to_list_the_options_of_a_data_module(capsys):
         with pytest.raises(SystemExit):
             call(["fit", "--data.help", name])
         assert "--data.holdout" in capsys.readouterr().out
+
+
+# A run that goes on
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def plateau_arguments(folder: Path, steps: int, **options: str) -> list[str]:
+    """`fit` of so many steps, on a plateau unless the options say something else."""
+    chosen = {
+        "schedule": "wsd",
+        "decay_fraction": "0.0",
+        "learning_rate": "0.01",
+        "min_learning_rate": "0.25",
+        "warmup_steps": "2",
+    } | options
+    limits = {"trainer__max_epochs": "-1", "trainer__max_steps": str(steps), "trainer__limit_val_batches": "0"}
+    return fit_arguments(folder, **limits, **{f"model__{name}": value for name, value in chosen.items()})
+
+
+@pytest.fixture(scope="module")
+def plateau(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """last.ckpt of four steps on a plateau."""
+    folder = tmp_path_factory.mktemp("plateau")
+    assert call(plateau_arguments(folder, 4)) == 0
+    return folder / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def test_a_plateau_goes_on_and_decays(plateau: Path, tmp_path: Path):
+    begun = torch.load(plateau, weights_only=True)
+    assert begun["lr_schedulers"][0]["_last_lr"] == [0.01, 0.01]
+    assert call([*plateau_arguments(tmp_path, 8, decay_fraction="0.5", weight_decay="0.3"), "--ckpt_path", str(plateau)]) == 0
+    ended = stored(tmp_path)
+    assert (begun["global_step"], ended["global_step"]) == (4, 8)
+    assert ended["lr_schedulers"][0]["_last_lr"] == pytest.approx([0.0025, 0.0025])
+    assert [group["weight_decay"] for group in ended["optimizer_states"][0]["param_groups"]] == [0.3, 0.0]
+    assert ended["hyper_parameters"] == begun["hyper_parameters"] | {"decay_fraction": 0.5, "weight_decay": 0.3}
+
+
+def test_a_run_goes_on_with_another_learning_rate_from_its_first_step(plateau: Path, tmp_path: Path):
+    assert call([*plateau_arguments(tmp_path, 5, learning_rate="0.0", weight_decay="0.0"), "--ckpt_path", str(plateau)]) == 0
+    before, after = torch.load(plateau, weights_only=True)["state_dict"], stored(tmp_path)["state_dict"]
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+def test_what_the_command_line_leaves_out_is_the_checkpoints(plateau: Path, capsys):
+    options = ["--data.train", "data/demo.csv", "--model.schedule", "cosine"]
+    model = printed(["fit", *options, "--ckpt_path", str(plateau)], capsys)["model"]
+    theirs = torch.load(plateau, weights_only=True)["hyper_parameters"]
+    assert model == {name: theirs[name] for name in model} | {"schedule": "cosine"}
+
+
+@pytest.mark.parametrize(("option", "value"), [("n_embd", "64"), ("n_positions", "256"), ("rope_type", "linear"), ("optimizer", "muon")])
+def test_another_shape_than_the_checkpoints_is_refused(plateau: Path, tmp_path: Path, option: str, value: str, capsys):
+    theirs = torch.load(plateau, weights_only=True)["hyper_parameters"][option]
+    assert call([*plateau_arguments(tmp_path, 8, **{option: value}), "--ckpt_path", str(plateau)]) == 2
+    assert f"error: the run of ckpt_path has model.{option} {theirs}, got {value}; leave it out" in capsys.readouterr().err
+
+
+def test_the_saved_configuration_of_a_run_from_other_weights_resumes_it(plateau: Path, tmp_path: Path):
+    start = ["--model.init_from", str(plateau)]
+    assert call([*plateau_arguments(tmp_path / "first", 2, vocab_size="1024", n_layer="5"), *start]) == 0
+    first = tmp_path / "first" / "version_0"
+    again = ["fit", "--config", str(first / "config.yaml"), "--trainer.default_root_dir", str(tmp_path / "second")]
+    again += ["--trainer.max_steps", "3", "--ckpt_path", str(first / "checkpoints" / "last.ckpt")]
+    assert call(again) == 0
+    ended = stored(tmp_path / "second")
+    assert (ended["global_step"], ended["hyper_parameters"]["n_layer"]) == (3, 2)

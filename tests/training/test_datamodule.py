@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from running import DEMO, call, fit_arguments
 
+from rope_gpt2.corpus.overlap import words_of
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.episodes import EpisodeOptions, Episodes
 from rope_gpt2.fewshot.examples import Example, read_examples
-from rope_gpt2.sequences import Mixture
-from rope_gpt2.training import datamodule as datamodule_file
+from rope_gpt2.sequences import Mixture, collate_sequences
+from rope_gpt2.training import training_sequences
 from rope_gpt2.training.datamodule import SentimentDataModule
 
 REVIEWS = [example.review for example in read_examples(DEMO)]
@@ -32,13 +34,15 @@ def write_csv(path: Path, reviews: Sequence[str]) -> str:
 def files(tmp_path: Path) -> dict[str, str]:
     """A training file, one that is evaluated, and one that holds reviews of both beside new ones, not quite as they stand there."""
     train, test = REVIEWS[:300], REVIEWS[300:]
-    more = [*(f"  {review.upper()} " for review in [*train, *test]), *NEW]
+    disguised = [re.sub(r"([.,!?])", r" \1", review).replace("n't", " n't") + " ..." for review in test]
+    quoted = [f"They say: {review} Indeed." for review in test if len(words_of(review)) >= 5]
+    more = [*(f"  {review.upper()} " for review in [*train, *test]), *disguised, *quoted, *NEW]
     parts = {"train": train, "test": test, "more": more}
     return {name: write_csv(tmp_path / f"{name}.csv", reviews) for name, reviews in parts.items()}
 
 
 def key(text: str) -> str:
-    return " ".join(text.lower().split())
+    return " ".join(words_of(text))
 
 
 def trained_on(data: SentimentDataModule, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Example], EpisodeOptions]:
@@ -50,7 +54,7 @@ def trained_on(data: SentimentDataModule, monkeypatch: pytest.MonkeyPatch) -> tu
             made.append((list(examples), arguments[-1]))
             super().__init__(examples, *arguments)
 
-    monkeypatch.setattr(datamodule_file, "Episodes", Watched)
+    monkeypatch.setattr(training_sequences, "Episodes", Watched)
     data.train_dataloader()
     return made[0]
 
@@ -64,6 +68,7 @@ def test_more_reviews_to_train_on_hold_none_that_is_held_out_or_evaluated(files:
     judged = {key(example.review) for example in data.plan_prompts("validate").queries}
     assert len(judged) == (60 if option == "test" else len(REVIEWS[300:]))
     assert not trained & (judged | set(map(key, REVIEWS[300:])))
+    assert not any("they say" in review for review in trained)
     assert trained >= set(map(key, NEW))
     assert len(trained) == 300 + len(NEW) - (60 if option == "test" else 0)
 
@@ -84,6 +89,16 @@ def test_reviews_of_fewer_words_are_not_trained_on_and_stay_demonstrations(files
     assert ours == [example for example in theirs if len(example.review.split()) >= words]
     assert (len(ours) < len(theirs)) == (words == 8)
     assert data.plan_prompts("validate").samplers[0].pool.examples == whole.plan_prompts("validate").samplers[0].pool.examples
+
+
+def test_the_default_test_set_is_kept_out_of_training_where_it_is_on_disk(files: dict[str, str], tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("ROPE_GPT2_DATA", str(tmp_path))
+    (tmp_path / "sst2").mkdir()
+    write_csv(tmp_path / "sst2" / "validation.csv", REVIEWS[250:])
+    data = SentimentDataModule(train=files["train"], holdout=60, more_train=[files["more"]], max_length=256)
+    trained = {key(example.review) for example in trained_on(data, monkeypatch)[0]}
+    assert not trained & set(map(key, REVIEWS[250:]))
+    assert len(trained) == 250 - 60 + len(NEW)
 
 
 def test_a_least_length_that_no_review_has_is_refused():
@@ -114,11 +129,9 @@ def test_the_options_of_episodes_reach_them(monkeypatch):
     ],
     ids=str,
 )
-def test_options_that_cannot_be_are_refused(options: dict[str, Any], expected: str, tmp_path: Path):
+def test_options_that_cannot_be_are_refused_before_the_run_begins(options: dict[str, Any], expected: str, tmp_path: Path):
     with pytest.raises(InputError, match=expected):
-        SentimentDataModule(
-            train=str(DEMO), test=str(DEMO), holdout=60, max_length=256, cache_dir=str(tmp_path), **options
-        ).train_dataloader()
+        SentimentDataModule(train=str(DEMO), test=str(DEMO), holdout=60, max_length=256, cache_dir=str(tmp_path), **options).prepare_data()
 
 
 # Text among the episodes
@@ -175,6 +188,35 @@ def test_text_that_quotes_an_evaluated_review_is_left_out(with_text: dict[str, A
     assert not any("somebody wrote" in document for document in documents)
 
 
+def test_text_that_quotes_a_held_out_review_is_left_out(with_text: dict[str, Any]):
+    data = SentimentDataModule(**with_text)
+    judged = [key(example.review) for example in data.plan_prompts("validate").queries]
+    packed = data.train_dataloader().dataset.source.other
+    served = [key(data.tokenizer.decode(packed.cache.document(index), skip_special_tokens=True)) for index in range(len(packed.cache))]
+    assert len(judged) == 60
+    assert not any(review in document for review in judged for document in served)
+    assert sum("somebody wrote" in document for document in served) > 100
+
+
+def test_text_stands_in_a_batch_with_short_episodes(with_text: dict[str, Any]):
+    data = SentimentDataModule(**with_text, episode_shots=1, batch_size=8)
+    source = data.train_dataloader().dataset.source
+    batch = collate_sequences([source.get(0, index) for index in range(len(source))])
+    is_text = ~batch.is_label.any(dim=1)
+    assert is_text.any()
+    assert (batch.position_ids[is_text] == torch.arange(64)).all()
+    assert (batch.position_ids[~is_text] != torch.arange(64)).any()
+
+
+def test_what_was_prepared_is_not_read_again(files: dict[str, str], with_text: dict[str, Any]):
+    data = SentimentDataModule(**with_text, more_train=[files["more"]])
+    data.prepare_data()
+    for path in (files["more"], with_text["text"]):
+        Path(path).unlink()
+    source = data.train_dataloader().dataset.source
+    assert len(source) > len(source.main) > 0
+
+
 # Through the command line
 
 
@@ -204,3 +246,6 @@ def test_a_fit_takes_the_options(kind: str, files: dict[str, str], tmp_path: Pat
     said = caplog.text
     assert re.search(r"Training on \d+ reviews: \d+ sequences of episodes(, \d+ of text)?, \d+ tokens an epoch", said)
     assert (" of text" in said) == (kind == "text")
+    if kind == "more":
+        left_out = re.search(r"Left out, for they overlap with held-out or evaluated reviews: (\d+) reviews of data.more_train", said)
+        assert int(left_out[1]) >= 2 * len(REVIEWS[300:])

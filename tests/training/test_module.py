@@ -1,6 +1,7 @@
 """The module: its losses, its optimiser and schedule, when it compiles, and what it starts from."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -228,9 +229,20 @@ def test_nothing_is_compiled_unasked_where_there_is_no_compiler(compiled: list[A
     assert compiled
 
 
-@pytest.mark.parametrize(("device", "positions", "expected"), [("cpu", LONGEST, True), ("cpu", LONGEST + 1, False), ("cuda", 32, False)])
-def test_short_contexts_on_a_cpu_attend_by_products(compiled: list[Any], device: str, positions: int, expected: bool):
-    assert fitted_module(make_trainer(device=device), compile=True, n_positions=positions)._by_products == expected
+@pytest.mark.parametrize(
+    ("device", "length", "checkpointing", "expected"),
+    [("cpu", LONGEST, False, True), ("cpu", LONGEST + 1, False, False), ("cuda", 32, False, False), ("cpu", 32, True, False)],
+)
+def test_short_sequences_on_a_cpu_attend_by_products(
+    compiled: list[Any], monkeypatch: pytest.MonkeyPatch, device: str, length: int, checkpointing: bool, expected: bool
+):
+    """The length of the sequences decides, not the context of the model; checkpointed blocks run again once that attention is gone."""
+    asked: list[Any] = []
+    monkeypatch.setattr(module_file, "attention_by_products", lambda model: asked.append(model) or nullcontext())
+    module = fitted_module(make_trainer(device=device), compile=True, n_positions=2 * LONGEST, gradient_checkpointing=checkpointing)
+    module.log = lambda *_, **__: None
+    module.training_step(make_batch(rows=1, length=length), 0).backward()
+    assert bool(asked) == expected
 
 
 def test_only_fit_compiles(compiled: list[Any]):
@@ -342,6 +354,17 @@ def test_weights_that_training_has_no_options_for_are_refused(make, expected: st
     with pytest.raises(InputError, match=expected) as refused:
         RopeGPT2Module(**SHAPE, init_from=str(tmp_path / "other"))
     assert "\n" not in str(refused.value)
+
+
+def test_weights_whose_rotation_hangs_on_their_context_keep_it(tokenizer: PreTrainedTokenizerBase, tmp_path: Path):
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0}
+    theirs = RopeGPT2ForCausalLM(RopeGPT2Config(vocab_size=300, n_positions=48, n_embd=16, n_layer=1, n_head=2, rope_parameters=rope))
+    save_pretrained(theirs, tokenizer, tmp_path / "yarn")
+    with pytest.raises(InputError, match=r"^model\.n_positions must be 48 for the yarn weights of model\.init_from, got 32: "):
+        RopeGPT2Module(**SHAPE, init_from=str(tmp_path / "yarn"))
+    ours = RopeGPT2Module(**(SHAPE | {"n_positions": 48}), init_from=str(tmp_path / "yarn")).eval()
+    ids = torch.randint(0, 300, (1, 90))
+    torch.testing.assert_close(ours.model(ids).logits, theirs.eval()(ids).logits)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.ckpt"])

@@ -15,7 +15,15 @@ from transformers import get_cosine_schedule_with_warmup
 
 from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM
 from rope_gpt2.errors import InputError
-from rope_gpt2.training.optimization import OPTIMIZERS, MuonBesideAdamW, OptimizerOptions, build_optimizer, schedule_factor
+from rope_gpt2.training.optimization import (
+    OPTIMIZERS,
+    MuonBesideAdamW,
+    OptimizerOptions,
+    build_optimizer,
+    group_options,
+    schedule_factor,
+    set_group_options,
+)
 
 MUON = OptimizerOptions("muon", learning_rate=0.01, weight_decay=0.3, beta2=0.9, momentum=0.8)
 
@@ -99,6 +107,30 @@ def test_the_state_survives_a_file_that_is_loaded_as_weights_alone(model: RopeGP
     run(model, [optimizer], range(2, 4))
     run(twin, [restored], range(2, 4))
     assert_same_weights(model, twin)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_restored_optimizer_takes_other_options_at_the_step_it_reached(model: RopeGPT2ForCausalLM, name: str):
+    """From then on it is the one that had them from the start, moments aside."""
+    optimizer = build_optimizer(model, OptimizerOptions(name, 0.01, 0.3, 0.9))
+    schedule = halving(optimizer)
+    run(model, [optimizer], range(3), (schedule,))
+    other = build_optimizer(copy.deepcopy(model), OptimizerOptions(name, 0.04, 0.1, 0.8))
+    others = LambdaLR(other, lambda step: 0.1**step)
+    asked = group_options(other)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    others.load_state_dict(schedule.state_dict())
+    set_group_options(other, others, asked)
+    assert group_options(other) == asked
+    assert [group["lr"] for group in other.param_groups] == pytest.approx([0.04 * 0.1**3] * len(other.param_groups))
+    run(model, [other], range(3, 4), (others,))
+    assert [group["lr"] for group in other.param_groups] == pytest.approx([0.04 * 0.1**4] * len(other.param_groups))
+    assert other.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys()
+
+
+def test_an_unknown_optimizer_is_refused(model: RopeGPT2ForCausalLM):
+    with pytest.raises(InputError, match="optimizer must be one of adamw, muon, got 'sgd'"):
+        build_optimizer(model, OptimizerOptions("sgd", 0.01, 0.0, 0.9))
 
 
 def test_a_closure_is_called_once_with_gradients_on(model: RopeGPT2ForCausalLM):
@@ -219,3 +251,10 @@ def test_past_its_end_the_rate_stays_at_the_floor(schedule: str):
 def test_fractions_out_of_range_are_refused(floor: float, decay_fraction: float):
     with pytest.raises(InputError, match=r"must lie in \[0, 1\], got"):
         schedule_factor("wsd", 10, 2, floor, decay_fraction)
+
+
+def test_an_unknown_schedule_and_a_negative_warm_up_are_refused():
+    with pytest.raises(InputError, match="schedule must be one of cosine, wsd, got 'linear'"):
+        schedule_factor("linear", 10, 2, 0.1, 0.5)
+    with pytest.raises(InputError, match="warmup_steps must be 0 or more, got -1"):
+        schedule_factor("cosine", 10, -1, 0.1, 0.5)

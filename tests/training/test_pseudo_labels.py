@@ -4,12 +4,16 @@ import csv
 
 import pytest
 import torch
+from running import ROOT, call
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
+from rope_gpt2.commands import label
+from rope_gpt2.commands.context import choose_context
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.examples import read_examples
 from rope_gpt2.training.checkpoints import load_checkpoint
 from rope_gpt2.training.pseudo_labels import Labeller, choose, limited, write_labelled
-from running import ROOT, call
+from rope_gpt2.training.whole_files import open_whole
 
 MINI = str(ROOT / "checkpoints" / "mini")
 FILMS = ["A wonderful, moving film.", "A dull, lifeless mess.", "It is a film.", "One of the best films of the year!"]
@@ -21,10 +25,10 @@ def test_the_chosen_are_sure_and_of_both_labels_alike():
     known = {text: float(value) for texts, values in pieces for text, value in zip(texts, values, strict=True)}
     chosen = choose(pieces, 0.8, 20, seed=1)
     assert sum(label == "positive" for _, label, _ in chosen) == sum(label == "negative" for _, label, _ in chosen) == 10
-    for text, label, confidence in chosen:
+    for text, sentiment, confidence in chosen:
         assert confidence == pytest.approx(max(known[text], 1 - known[text]))
         assert confidence >= 0.8
-        assert (label == "positive") == (known[text] >= 0.5)
+        assert (sentiment == "positive") == (known[text] >= 0.5)
     assert chosen == choose(pieces, 0.8, 20, seed=1) != choose(pieces, 0.8, 20, seed=2)
 
 
@@ -36,7 +40,7 @@ def test_without_a_count_the_rarer_label_tells_how_many():
 
 
 def test_where_a_label_is_missing_the_message_names_it():
-    with pytest.raises(InputError, match="no document is negative with a confidence of at least 0.9"):
+    with pytest.raises(InputError, match=r"no document is negative with a confidence of at least 0\.9"):
         choose([(["a"], torch.tensor([0.99]))], 0.9, 0, seed=0)
 
 
@@ -77,11 +81,56 @@ def test_the_command_writes_a_file_that_fit_takes(tmp_path, capsys):
     assert all(float(row["confidence"]) >= 0.9 for row in rows)
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
+    def loaded(name):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(label, "load_checkpoint", loaded)
+    text = tmp_path / "films.txt"
+    text.write_text("\n".join(FILMS))
+    for output, said in ((tmp_path, "is a folder"), (text / "out.csv", "cannot be written")):
+        assert call(["label", "--checkpoint", MINI, "--text", str(text), "--output", str(output)]) == 2
+        assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["films.txt"]
+
+
+def test_a_file_that_could_not_be_written_whole_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "kept.csv"
+    path.write_text("old")
+
+    def write(error: BaseException) -> None:
+        with open_whole(path, "--output") as file:
+            file.write("new")
+            raise error
+
+    for error, expected in ((OSError(28, "No space left on device"), InputError), (KeyboardInterrupt(), KeyboardInterrupt)):
+        with pytest.raises(expected):
+            write(error)
+        assert [(left.name, left.read_text()) for left in tmp_path.iterdir()] == [("kept.csv", "old")]
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, GPTNeoXConfig, GPT2Config])
+def test_the_context_is_found_in_every_family_of_configs(config):
+    sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = AutoModelForCausalLM.from_config(config(max_position_embeddings=96, **sizes))
+    assert choose_context(None, model, "name") == 96
+    assert choose_context(40, model, "name") == 40
+
+
+def test_a_longer_context_than_the_position_table_is_refused():
+    model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1, n_positions=96))
+    with pytest.raises(InputError, match="--max-length 97: the position table of name ends at 96"):
+        choose_context(97, model, "name")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--min-confidence", "0.3"], "--min-confidence must lie between 0.5 and 1"),
-        (["--count", "-1"], "--count must be 0 or more"),
+        (["--count", "-1"], "--count must be 0 (as many as there are) or at least 2"),
+        (["--count", "1"], "--count must be 0 (as many as there are) or at least 2"),
+        (["--limit", "-1"], "--limit must be 0 (all documents) or more"),
+        (["--max-length", "0"], "--max-length must be at least 1"),
         (["--text", "nowhere.txt"], "nowhere.txt"),
         (["--checkpoint", "nowhere"], "nowhere: no such folder"),
         (["--output", "/proc/none/labelled.csv"], "cannot be written"),

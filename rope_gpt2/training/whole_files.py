@@ -1,0 +1,61 @@
+"""Files that are there whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from rope_gpt2.errors import InputError
+
+
+@contextmanager
+def open_whole(path: Path, option: str) -> Iterator[IO[str]]:
+    """A UTF-8 file to write, beside its place; it is renamed once it is written, and removed if it cannot be.
+
+    Line ends are written as they come. Missing folders are made.
+
+    Args:
+        path: where it goes.
+        option: what names the place, for the message.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    beside: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            beside = Path(file.name)
+            yield file
+        beside.chmod(0o644)  # a temporary file is for the owner alone
+        os.replace(beside, path)
+        beside = None
+    except OSError as error:
+        raise _unwritable(path, option, error) from error
+    finally:
+        if beside is not None:
+            with suppress(OSError):
+                beside.unlink()
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Say now what `open_whole` would say when the work is done; a file that is there stays as it is.
+
+    Raises:
+        InputError: if a folder stands there, or no file can be written beside it.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file in it with {option}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise _unwritable(path, option, error) from error
+
+
+def _unwritable(path: Path, option: str, error: OSError) -> InputError:
+    place = path if path.parent.is_dir() else path.parent
+    return InputError(f"{place}: cannot be written ({error.strerror or error}); choose another {option}")
