@@ -1,6 +1,7 @@
 """SentimentDataModule: what is trained on beside the training file, and how episodes are asked to differ."""
 
 import csv
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -222,6 +223,8 @@ def test_what_was_prepared_is_not_read_again(files: dict[str, str], with_text: d
 
 @pytest.mark.parametrize("kind", ["more", "labels", "text"])
 def test_a_fit_takes_the_options(kind: str, files: dict[str, str], tmp_path: Path, caplog):
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        caplog.set_level(logging.INFO, logger=name)  # evaluate, in an earlier test, may have raised it
     (tmp_path / "text.txt").write_text("\n".join(text_lines()) + "\n")
     options = {
         "more": {
