@@ -16,19 +16,18 @@ import argparse
 import json
 import logging
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from arithmetic_limit import count_flops, measure_matrix_product
 from harness import HarnessRun, run_harness
+from machine import describe_machine
 from ours import OurRun, run_ours
 from parity import Parity, compare_scores
 from ratio_report import plot_throughput, ratio_table
@@ -45,6 +44,7 @@ from rope_gpt2.training.notices import silence_notices
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-true"}
 WARM_UP = 16  # queries
+PACKAGES = ("lm_eval", "torch", "transformers", "tokenizers", "lightning", "rope-gpt2")
 CONSOLE = Console(width=None if sys.stdout.isatty() else 120)
 Shown = Sequence[tuple[str, str]]  # review and label of each demonstration, in the order of the prompt
 
@@ -202,23 +202,6 @@ def speed_limit(checkpoint: str, queries: Sequence[Example], shown: Shown, speed
     return len(queries) * speed / count_flops(model, lengths, prefix_length)
 
 
-def describe_machine() -> dict[str, Any]:
-    """Processor, threads and versions."""
-    versions: dict[str, str | None] = {}
-    for name in ("lm_eval", "torch", "transformers", "tokenizers", "lightning", "rope-gpt2"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": versions | {"python": platform.python_version()},
-    }
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark and return its exit code."""
     options = build_parser().parse_args(list(arguments))
@@ -230,7 +213,7 @@ def main(arguments: Sequence[str]) -> int:
     if not options.ours_only:
         run_harness(*load(options.checkpoint), queries[:WARM_UP])
     speeds = {dtype: measure_matrix_product(getattr(torch, dtype), torch.device("cpu")) for dtype in options.dtype}
-    report: dict[str, Any] = {"options": vars(options), "machine": describe_machine(), "matrix_product_flops_per_second": speeds}
+    report: dict[str, Any] = {"options": vars(options), "machine": describe_machine(PACKAGES), "matrix_product_flops_per_second": speeds}
     report |= {"results": [], "as_it_comes": None}
     for dtype in options.dtype:
         for shots in options.shots:

@@ -15,18 +15,16 @@ Let B be batch, N heads, L length, H head dimension; every case has the same B *
 import argparse
 import importlib.util
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -40,6 +38,7 @@ Pair = tuple[Tensor, Tensor]
 Rotation = Callable[[Tensor, Tensor], Pair]  # queries and keys [B, N, L, H] to the same, rotated
 PEERS = ("transformers", "transformers compiled", "torchtune", "rotary-embedding-torch")
 NEIGHBOURS = ("torchtune", "rotary-embedding-torch")  # turn (2i, 2i + 1), where the others turn (i, i + H/2)
+PACKAGES = ("torch", "transformers", "torchtune", "rotary-embedding-torch", "rope-gpt2")
 CONSOLE = Console(width=None if sys.stdout.isatty() else 150)
 
 
@@ -226,23 +225,6 @@ def ratio_table(results: Sequence[dict[str, Any]], title: str) -> Table:
     return table
 
 
-def describe_machine() -> dict[str, Any]:
-    """Processor, threads and versions."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("torch", "transformers", "torchtune", "rotary-embedding-torch", "rope-gpt2"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": versions,
-    }
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark and return its exit code."""
     options = build_parser().parse_args(list(arguments))
@@ -259,7 +241,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    report = {"options": vars(options), "machine": describe_machine(), "results": results}
+    report = {"options": vars(options), "machine": describe_machine(PACKAGES), "results": results}
     output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     CONSOLE.print(f"{output} written", highlight=False)
     return 0

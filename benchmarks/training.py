@@ -19,18 +19,17 @@ import contextlib
 import json
 import math
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import describe_machine
 from pacing import Contestant
 from rich.console import Console
 from training_figures import (
@@ -53,6 +52,7 @@ SHAPES = {
     "mini": {"vocab_size": 8192, "n_embd": 256, "n_layer": 4, "n_head": 4, "length": 256, "batch_size": 32},
     "gpt2": {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "length": 1024, "batch_size": 8},
 }
+PACKAGES = ("torch", "lightning", "transformers", "accelerate", "rope-gpt2")
 CONSOLE = Console(width=None if sys.stdout.isatty() else 120)
 
 
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
             pairs = take_pairs(contestants, options)
             for contestant in contestants.values():
                 contestant.finish()
-    report = {"options": vars(options), "shape": asdict(shape), "machine": describe_machine(options.device)}
+    report = {"options": vars(options), "shape": asdict(shape), "machine": describe_machine(PACKAGES, options.device)}
     report |= summarize(shape, options, contestants, seconds, products)
     report["rotation"] = cost_of_rotation(*pairs) | contestants[LEARNED].result if pairs[0] else None
     report["seconds"] = time.perf_counter() - started
@@ -208,27 +208,6 @@ def summarize(
         },
         "loss_of_even_guesses": math.log(shape.vocab_size),
         "trainings": trainings,
-    }
-
-
-def describe_machine(device: str) -> dict[str, Any]:
-    """Processor, threads and versions."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("torch", "lightning", "transformers", "accelerate", "rope-gpt2"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
-    return {
-        "processor": torch.cuda.get_device_name() if device == "cuda" else processor,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": versions,
     }
 
 
