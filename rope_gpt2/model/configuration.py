@@ -11,6 +11,7 @@ from typing import Any
 from transformers import AutoConfig, GPT2Config
 from transformers.modeling_rope_utils import RopeParameters
 
+POSITION_ENCODINGS = ("rope", "learned", "sinusoidal", "none", "alibi")
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 # Keys that transformers itself writes or passes and that are no fields of the class.
@@ -31,15 +32,18 @@ class RopeGPT2Config(GPT2Config):
         rope_parameters: `{"rope_type": ..., "rope_theta": ..., ...}` as transformers defines it; None for
             `{"rope_type": "default", "rope_theta": 10000.0}` (Su et al. 2021, section 3.2.2). `partial_rotary_factor` in (0, 1]
             rotates only the first part of each head.
+        position_encoding: "rope", or for comparison in the same body: "learned" (GPT-2's own table, of n_positions), "sinusoidal"
+            (Vaswani et al. 2017), "alibi" (Press et al. 2022), "none" (the causal mask alone; Haviv et al. 2022).
 
     Raises:
-        ValueError: for an odd rotary dimension, an unknown rope type, an unknown key, cross-attention, or heads that do not
-            divide the embedding.
+        ValueError: for an unknown position encoding, a scaling of RoPE with another encoding, an odd rotary dimension, an unknown
+            rope type, an unknown key, cross-attention, or heads that do not divide the embedding.
     """
 
     model_type = "rope_gpt2"
 
     rope_parameters: RopeParameters | dict[str, Any] | None = None
+    position_encoding: str = "rope"
 
     def __post_init__(self, **kwargs: Any) -> None:
         # transformers would set an unknown key as an attribute and go on: a misspelt field would train another model.
@@ -67,7 +71,14 @@ class RopeGPT2Config(GPT2Config):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}; choose a larger one")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be divisible by n_head, got {self.n_embd} and {self.n_head}; choose another n_head")
+        if self.position_encoding not in POSITION_ENCODINGS:
+            known = ", ".join(POSITION_ENCODINGS)
+            raise ValueError(f"position_encoding must be one of {known}, got {self.position_encoding!r}; choose one of them")
         parameters: dict[str, Any] = dict(self.rope_parameters or {})
+        if self.position_encoding != "rope":
+            if (rope_type := parameters.get("rope_type", "default")) != "default":
+                raise ValueError(f"rope_type {rope_type!r} needs position_encoding 'rope', got {self.position_encoding!r}; leave one out")
+            return
         theta = parameters.get("rope_theta", 10_000.0)
         if not _is_number(theta) or theta <= 1:
             raise ValueError(f"rope_theta must be a finite number above 1, got {theta!r}; 10000.0 is usual")

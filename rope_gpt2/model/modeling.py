@@ -2,6 +2,7 @@
 
 GPT-2's model hands its keyword arguments to each block and each block to its attention. So positions become (cos, sin) once a
 forward pass, travel down as `position_embeddings`, and turn queries and keys inside the attention; the position table is gone.
+For comparison, `position_encoding` takes the same body with another encoding (`rope_gpt2.model.positions`), or with none.
 Everything else (weights and their names, initialisation, MLP, masks, `generate`, the loss) is inherited.
 
 Let B be batch, N heads, L length, S length with the cache, H head dimension, E = N * H, V vocabulary.
@@ -19,12 +20,13 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block, GPT
 from transformers.utils.output_capturing import OutputRecorder
 
 from rope_gpt2.model.configuration import RopeGPT2Config
+from rope_gpt2.model.positions import BIASED, alibi_mask, alibi_slopes, check_table, position_table
 from rope_gpt2.model.rotary import RopeGPT2RotaryEmbedding, rotate
 from rope_gpt2.model.shared_prefix import EncodedPrefix, encode_prefix, encode_sequences
 
 
 class RopeGPT2Attention(GPT2Attention):
-    """GPT-2's self-attention with rotated queries and keys; weights, scaling and dropout are the parent's."""
+    """GPT-2's self-attention with rotated queries and keys, or ALiBi's biases; weights, scaling and dropout are the parent's."""
 
     def forward(  # type: ignore[override]  # the parent's cross-attention arguments do not exist here
         self,
@@ -32,6 +34,7 @@ class RopeGPT2Attention(GPT2Attention):
         past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
+        seen: int | Tensor = 0,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend.
@@ -40,20 +43,27 @@ class RopeGPT2Attention(GPT2Attention):
             hidden_states: [B, L, E].
             past_key_values: keys are stored after rotation, so a cached key is never rotated again.
             attention_mask: whatever the attention function takes ([B, 1, L, S] for sdpa and eager), or None for causal.
-            position_embeddings: (cos, sin), each [B or 1, 1, L, R] float32.
+            position_embeddings: (cos, sin), each [B or 1, 1, L, R] float32; None for all encodings but rope.
+            seen: tokens in the cache before these.
 
         Returns:
             output [B, L, E], and the attention weights [B, N, L, S] where the attention function makes them.
         """
-        if position_embeddings is None:
-            raise ValueError("position_embeddings is missing; call RopeGPT2Model, which computes it from position_ids")
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query, key, value = (part.view(heads).transpose(1, 2) for part in self.c_attn(hidden_states).split(self.split_size, dim=2))
-        query, key = (rotate(part, *position_embeddings) for part in (query, key))
+        if position_embeddings is not None:
+            query, key = (rotate(part, *position_embeddings) for part in (query, key))
+        elif self.config.position_encoding == "rope":
+            raise ValueError("position_embeddings is missing; call RopeGPT2Model, which computes it from position_ids")
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 
         implementation = self.config._attn_implementation
+        if self.config.position_encoding == "alibi":
+            if implementation not in BIASED:
+                raise ValueError(f"alibi needs attention that adds biases ({', '.join(BIASED)}), got {implementation}; choose one of them")
+            slopes = alibi_slopes(self.num_heads, query.device)
+            attention_mask = alibi_mask(attention_mask, slopes, query.shape[2], key.shape[2], seen).to(query.dtype)
         if implementation == "eager" and self.reorder_and_upcast_attn:
             output, weights = self._upcast_and_reordered_attn(query, key, value, attention_mask)
         else:
@@ -70,14 +80,6 @@ class RopeGPT2Block(GPT2Block):
     def __init__(self, config: RopeGPT2Config, layer_idx: int | None = None) -> None:
         super().__init__(config, layer_idx=layer_idx)
         self.attn = RopeGPT2Attention(config, layer_idx=layer_idx)
-
-
-class NoPositionTable(nn.Module):
-    """Stands where GPT-2 adds its position table, and adds zero: an integer 0 changes neither value nor dtype."""
-
-    def forward(self, position_ids: Tensor) -> Tensor:
-        """[B or 1, L] positions to a scalar 0."""
-        return position_ids.new_zeros(())
 
 
 class RopeGPT2PreTrainedModel(GPT2PreTrainedModel):
@@ -98,14 +100,14 @@ class RopeGPT2PreTrainedModel(GPT2PreTrainedModel):
 
 
 class RopeGPT2Model(RopeGPT2PreTrainedModel, GPT2Model):
-    """GPT-2 without a position table: positions enter as rotations only."""
+    """GPT-2 without a position table: positions enter as rotations only, or as `config.position_encoding` says."""
 
     def __init__(self, config: RopeGPT2Config) -> None:
         GPT2PreTrainedModel.__init__(self, config)  # not GPT2Model's, which would make the table and the plain blocks
         self.embed_dim = config.n_embd
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = NoPositionTable()  # type: ignore[assignment]
-        self.rotary = RopeGPT2RotaryEmbedding(config)
+        self.wpe = position_table(config)  # type: ignore[assignment]
+        self.rotary = RopeGPT2RotaryEmbedding(config) if config.position_encoding == "rope" else None
         self.drop = nn.Dropout(config.embd_pdrop)
         self.h = nn.ModuleList([RopeGPT2Block(config, layer_idx=index) for index in range(config.n_layer)])
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
@@ -129,7 +131,8 @@ class RopeGPT2Model(RopeGPT2PreTrainedModel, GPT2Model):
             past_key_values: cache of rotated keys, and of values.
             attention_mask: [B, S], 1 for a token and 0 for padding on either side; or 4-dimensional as transformers takes it.
             position_ids: [B or 1, L]; by default they go on from the cache. Only their differences matter, so left padding needs
-                none. As in all of transformers, ids that jump mark documents kept apart, where neither mask nor cache is used.
+                none (it does for the encodings learned and sinusoidal). As in all of transformers, ids that jump mark documents kept
+                apart, where neither mask nor cache is used.
 
         Returns:
             transformers' output with `last_hidden_state` [B, L, E].
@@ -137,10 +140,14 @@ class RopeGPT2Model(RopeGPT2PreTrainedModel, GPT2Model):
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if tokens is None:
             raise ValueError("give input_ids or inputs_embeds")
+        seen = past_key_values.get_seq_length() + 0 if past_key_values is not None else 0  # a static cache's own count goes on
         if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            check_table(self.wpe, seen + tokens.shape[1])
             position_ids = (torch.arange(tokens.shape[1], device=tokens.device) + seen).unsqueeze(0)
-        cos, sin = self.rotary(tokens, position_ids.view(-1, position_ids.shape[-1]))
+        rotation = None
+        if self.rotary is not None:
+            cos, sin = self.rotary(tokens, position_ids.view(-1, position_ids.shape[-1]))
+            rotation = (cos.unsqueeze(1), sin.unsqueeze(1))  # (batch, 1, seq, rotary_dim)
         return super().forward(
             input_ids=input_ids,
             past_key_values=past_key_values,
@@ -148,7 +155,8 @@ class RopeGPT2Model(RopeGPT2PreTrainedModel, GPT2Model):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            position_embeddings=(cos.unsqueeze(1), sin.unsqueeze(1)),  # (batch, 1, seq, rotary_dim)
+            position_embeddings=rotation,
+            seen=seen,
             **kwargs,
         )
 
@@ -175,6 +183,8 @@ class RopeGPT2ForCausalLM(RopeGPT2PreTrainedModel, GPT2LMHeadModel):
         """
         if self.config.reorder_and_upcast_attn:
             return False
+        if self.transformer.rotary is None:
+            return True
         match self.transformer.rotary.rope_type:
             case "dynamic":
                 return length <= self.config.n_positions

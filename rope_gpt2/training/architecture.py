@@ -36,6 +36,7 @@ def model_config(hparams: Mapping[str, Any]) -> RopeGPT2Config:
             embd_pdrop=hparams["dropout"],
             attn_pdrop=hparams["attention_dropout"],
             resid_pdrop=hparams["dropout"],
+            position_encoding=hparams.get("position_encoding", "rope"),  # checkpoints of version 0.3.0 and before are RoPE
             rope_parameters=rope_parameters(
                 hparams["rope_type"], hparams["rope_theta"], hparams["rope_factor"], hparams["partial_rotary_factor"]
             ),
@@ -58,6 +59,7 @@ def shape_of(config: RopeGPT2Config) -> dict[str, Any]:
         "n_embd": config.n_embd,
         "n_layer": config.n_layer,
         "n_head": config.n_head,
+        "position_encoding": config.position_encoding,
         "rope_type": parameters.get("rope_type", "default"),
         "rope_theta": parameters.get("rope_theta", 10000.0),
         "rope_factor": parameters.get("factor", 1.0),
@@ -75,15 +77,20 @@ def shape_of(config: RopeGPT2Config) -> dict[str, Any]:
 
 
 def check_context(n_positions: int, config: RopeGPT2Config) -> None:
-    """Refuse to train weights at another context than their own where their rotation is a function of it.
+    """Refuse to train weights at another context than their own where their positions are a function of it.
 
     Args:
         n_positions: context of the run, in tokens.
         config: configuration of the weights to start from.
 
     Raises:
-        InputError: for rope types that take `n_positions` as their original context.
+        InputError: for rope types that take `n_positions` as their original context, and for a learned position table.
     """
+    if config.position_encoding == "learned" and n_positions != config.n_positions:
+        raise InputError(
+            f"model.n_positions must be {config.n_positions}, the length of the position table of model.init_from, got {n_positions}; "
+            "give that number, and data.max_length for the sequences"
+        )
     rope_type = (config.rope_parameters or {}).get("rope_type", "default")
     if rope_type in OF_CONTEXT and n_positions != config.n_positions:
         raise InputError(

@@ -49,6 +49,7 @@ class RopeGPT2Module(FewShotModule):
         n_head: attention heads in a block; n_embd / n_head must be even.
         dropout: probability, in [0, 1), on embeddings and residuals.
         attention_dropout: probability, in [0, 1), on attention weights; above 0 it costs the fused attention of a CPU.
+        position_encoding: rope, or for comparison learned, sinusoidal, alibi or none.
         rope_type: default, linear, dynamic, yarn or llama3.
         rope_theta: base of the rotary frequencies (10000 in Su et al. 2021).
         rope_factor: by how much a scaling rope type stretches the context; unused by the default type.
@@ -78,6 +79,7 @@ class RopeGPT2Module(FewShotModule):
         n_head: int = 12,
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
+        position_encoding: Literal["rope", "learned", "sinusoidal", "none", "alibi"] = "rope",
         rope_type: Literal["default", "linear", "dynamic", "yarn", "llama3"] = "default",
         rope_theta: float = 10000.0,
         rope_factor: float = 1.0,
@@ -105,6 +107,7 @@ class RopeGPT2Module(FewShotModule):
             "n_head": n_head,
             "dropout": dropout,
             "attention_dropout": attention_dropout,
+            "position_encoding": position_encoding,
             "rope_type": rope_type,
             "rope_theta": rope_theta,
             "rope_factor": rope_factor,

@@ -5,7 +5,8 @@ import torch
 
 from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM
 from rope_gpt2.errors import InputError
-from rope_gpt2.training.architecture import model_config, rope_parameters, shape_of
+from rope_gpt2.model.configuration import POSITION_ENCODINGS
+from rope_gpt2.training.architecture import check_context, model_config, rope_parameters, shape_of
 
 SHAPE = {
     "vocab_size": 64,
@@ -15,6 +16,7 @@ SHAPE = {
     "n_head": 2,
     "dropout": 0.2,
     "attention_dropout": 0.3,
+    "position_encoding": "rope",
     "rope_type": "default",
     "rope_theta": 500.0,
     "rope_factor": 1.0,
@@ -46,6 +48,23 @@ def test_the_shape_of_a_configuration_makes_it_again(rope_type: str, fraction: f
     found = shape_of(config)
     assert found == {name: value for name, value in shape.items() if name not in WEIGHTS_ALONE}
     assert model_config(shape | found).rope_parameters == config.rope_parameters
+
+
+@pytest.mark.parametrize("encoding", POSITION_ENCODINGS)
+def test_every_position_encoding_is_reached_from_flat_scalars_and_found_again(encoding: str):
+    config = model_config(SHAPE | {"position_encoding": encoding})
+    assert config.position_encoding == shape_of(config)["position_encoding"] == encoding
+
+
+def test_a_checkpoint_from_before_encodings_had_a_name_is_rope():
+    assert model_config({name: value for name, value in SHAPE.items() if name != "position_encoding"}).position_encoding == "rope"
+
+
+def test_a_learned_table_is_trained_at_its_own_length_alone():
+    config = model_config(SHAPE | {"position_encoding": "learned"})
+    check_context(32, config)
+    with pytest.raises(InputError, match=r"^model\.n_positions must be 32, the length of the position table .*, got 64; "):
+        check_context(64, config)
 
 
 def test_the_shape_of_a_stored_model_is_that_of_the_model(tmp_path):
