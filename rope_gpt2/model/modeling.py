@@ -63,7 +63,7 @@ class RopeGPT2Attention(GPT2Attention):
             if implementation not in BIASED:
                 raise ValueError(f"alibi needs attention that adds biases ({', '.join(BIASED)}), got {implementation}; choose one of them")
             slopes = alibi_slopes(self.num_heads, query.device)
-            attention_mask = alibi_mask(attention_mask, slopes, query.shape[2], key.shape[2], seen).to(query.dtype)
+            attention_mask = alibi_mask(attention_mask, slopes, query.shape[2], key.shape[2], seen, query.dtype)
         if implementation == "eager" and self.reorder_and_upcast_attn:
             output, weights = self._upcast_and_reordered_attn(query, key, value, attention_mask)
         else:

@@ -70,7 +70,7 @@ def alibi_slopes(heads: int, device: torch.device | None = None) -> Tensor:
     return torch.tensor(exponents, device=device).exp2()
 
 
-def alibi_mask(mask: Tensor | None, slopes: Tensor, queries: int, keys: int, seen: int | Tensor) -> Tensor:
+def alibi_mask(mask: Tensor | None, slopes: Tensor, queries: int, keys: int, seen: int | Tensor, dtype: torch.dtype) -> Tensor:
     """An attention mask with ALiBi's penalty, slope * distance, for attention functions that add it to the scores.
 
     Distances are those in the sequence, so padding on either side changes nothing, nor do documents that are kept apart.
@@ -80,14 +80,16 @@ def alibi_mask(mask: Tensor | None, slopes: Tensor, queries: int, keys: int, see
         slopes: [N].
         queries, keys: L and S.
         seen: place of the first query among the keys.
+        dtype: of the queries.
 
     Returns:
-        [B or 1, N, L, S] in the dtype of a mask of numbers, else float32; the dtype's lowest number where a query may not look.
+        [B or 1, N, L, S] in `dtype`; its lowest number where a query may not look, so that a row of padding has no infinity alone.
     """
     places = torch.arange(keys, device=slopes.device)
     distances = (torch.arange(queries, device=slopes.device)[:, None] + seen - places).float()
     bias = (-slopes[:, None, None] * distances)[None]
+    lowest = torch.finfo(dtype).min
     if mask is not None and mask.dtype != torch.bool:
-        return mask + bias.to(mask.dtype)
+        return (mask.float() + bias).clamp(min=lowest).to(dtype)
     allowed = distances >= 0 if mask is None else mask
-    return bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)
+    return bias.to(dtype).masked_fill(~allowed, lowest)

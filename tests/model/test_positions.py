@@ -110,7 +110,7 @@ def test_alibis_mask_takes_slope_times_distance_from_what_may_be_seen(queries, s
     slopes, keys = torch.tensor([0.5, 0.25]), queries + seen
     allowed = torch.rand(3, 1, queries, keys, generator=torch.Generator().manual_seed(0)) < 0.7
     numbers = torch.randn(3, 1, queries, keys, generator=torch.Generator().manual_seed(1))
-    by_default, by_bool, by_numbers = (alibi_mask(mask, slopes, queries, keys, seen) for mask in (None, allowed, numbers))
+    by_default, by_bool, by_numbers = (alibi_mask(mask, slopes, queries, keys, seen, torch.float32) for mask in (None, allowed, numbers))
     for head, slope in enumerate(slopes.tolist()):
         for query in range(queries):
             for key in range(keys):
@@ -120,6 +120,17 @@ def test_alibis_mask_takes_slope_times_distance_from_what_may_be_seen(queries, s
                     expected = penalty if allowed[row, 0, query, key] else torch.finfo(torch.float32).min
                     assert float(by_bool[row, head, query, key]) == expected
                     assert float(by_numbers[row, head, query, key]) == pytest.approx(float(numbers[row, 0, query, key]) + penalty)
+
+
+@IMPLEMENTATIONS
+def test_alibi_in_bfloat16_leaves_no_row_of_padding_without_a_number(implementation, tiny_model, input_ids):
+    ids, mask = padded_left(input_ids, 5)
+    model = tiny_model(position_encoding="alibi", attn_implementation=implementation)
+    exact = model(ids, attention_mask=mask).logits
+    rough = model.bfloat16()(ids, attention_mask=mask).logits
+    assert rough.isfinite().all()
+    seen = mask.bool()
+    assert float((rough.float() - exact)[seen].abs().max()) < 0.1 * float(exact[seen].abs().max())
 
 
 @pytest.mark.parametrize("implementation", ["flex_attention"])
