@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rope_gpt2.commands.model_names import describe_model
 from rope_gpt2.commands.parser import Parser
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.calibration import CALIBRATIONS, available_calibrations
@@ -119,7 +120,7 @@ def _print(a: Run, b: Run, comparison: RunComparison, said: Sequence[str], warne
 
 def _describe(run: Run) -> dict[str, str]:
     options = run.manifest.get("options") or {}
-    return {"folder": str(run.folder), **{name: str(options.get(name, "unknown")) for name in ("checkpoint", "data")}}
+    return {"folder": str(run.folder), "checkpoint": describe_model(options), "data": str(options.get("data", "unknown"))}
 
 
 def _write(path: Path, a: Run, b: Run, comparison: RunComparison, rows: RowPairs, said: Sequence[str], warned: Sequence[str]) -> None:

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rope_gpt2.commands.context import check_max_length, choose_context
 from rope_gpt2.commands.devices import choose_device
 from rope_gpt2.commands.manifest import build_manifest, record_plan
+from rope_gpt2.commands.model_names import describe_model
 from rope_gpt2.commands.parser import Parser
 from rope_gpt2.commands.report import write_report
+from rope_gpt2.commands.rope_options import add_rope_options, apply_rope_options, check_rope_options
 from rope_gpt2.errors import InputError, VerificationError
 from rope_gpt2.fewshot.calibration import CALIBRATIONS, allowed_calibrations
 from rope_gpt2.fewshot.conditions import DEMONSTRATION_LABELS, SELECTIONS, expand_grid
@@ -35,11 +37,13 @@ from rope_gpt2.fewshot.sst2 import resolve_data
 from rope_gpt2.fewshot.template import DEFAULT_TEMPLATE
 from rope_gpt2.model.tokenizer import load_tokenizer
 from rope_gpt2.training.checkpoints import load_checkpoint, random_model
+from rope_gpt2.training.companions import watch_companions
 from rope_gpt2.training.datamodule import SentimentDataModule
 from rope_gpt2.training.fewshot_module import FewShotModule
 from rope_gpt2.training.notices import silence_notices
 from rope_gpt2.training.prediction_writer import ScoreWriter
 from rope_gpt2.training.progress import ScoringProgress
+from rope_gpt2.training.stopping import EXIT_TERMINATED
 
 PRECISIONS = ("auto", "32-true", "bf16-true", "bf16-mixed")
 MINI, DEMO = "checkpoints/mini", "data/demo.csv"
@@ -106,7 +110,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="calibrations in the report, by default all that the scoring allows; contextual, domain and pmi score content-free inputs too",
     )
-    add("--max-length", type=int, metavar="N", help="tokens in a prompt at most; by default the model's n_positions")
+    add(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="tokens in a prompt at most; by default the model's n_positions, times the factor of a scaling",
+    )
     add("--trim-queries", action="store_true", help="cut the end of a review that exceeds the context alone, instead of refusing it")
     add(
         "--verify",
@@ -118,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="score about N prompts (64 without a number) by the plain path as well, each alone, and stop at a difference",
     )
 
+    add_rope_options(parser)
     add = parser.add_argument_group("running").add_argument
     add("--batch-tokens", type=int, default=0, metavar="N", help="tokens in a batch at most; 0 for what suits the device")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bfloat16 where the device computes with it, else float32")
@@ -147,6 +157,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     silence_notices(logging.WARNING)
     gc.freeze()  # what the imports made stays: collections no longer walk through it, a quarter of a second each
     model, tokenizer = _load(options)
+    apply_rope_options(options, model)
     data, files = _build_data(options, tokenizer, model)
     accelerator, precision = choose_device(options.device, options.precision)
     plan = data.plan_prompts("predict")
@@ -175,6 +186,7 @@ def _check(options: argparse.Namespace, output: Path) -> None:
     if options.scoring == "generate" and options.verify:
         raise InputError("--verify compares scores, and --scoring generate makes texts; leave one of them out")
     check_max_length(options.max_length)
+    check_rope_options(options)
     if options.checkpoint != "random" and options.tokenizer:
         raise InputError(f"--tokenizer is for --checkpoint random; {options.checkpoint} has its own: leave --tokenizer out")
     if output.exists() and not output.is_dir():
@@ -249,20 +261,24 @@ def _score(
         enable_model_summary=False,
         enable_progress_bar=False,
     )
+    kept = f"what is scored so far is kept in {output}; go on with the same command and --resume"
+    watch_companions(trainer, lambda: kept)
     try:
         trainer.predict(module, data, return_predictions=False)
     except VerificationError:
         end(output)  # nothing of it is to be trusted, nor resumed
         raise
     except SystemExit as error:  # Lightning's way to end on Ctrl-C
-        print(f"what is scored so far is kept in {output}; go on with the same command and --resume", file=sys.stderr)
+        if trainer.is_global_zero:
+            print(kept, file=sys.stderr)
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(EXIT_TERMINATED) from error
         raise KeyboardInterrupt from error
-    verified = trainer.strategy.reduce(torch.tensor(float(module.verified)), reduce_op="sum")
-    difference = max(trainer.strategy.all_gather(torch.tensor(module.largest_difference)).flatten().tolist())  # the others have scored
     if not trainer.is_global_zero:
         return False
     if options.verify:
-        print(f"--verify: {verified:.0f} prompts by both paths, largest difference {difference:.1e} nats", file=sys.stderr)
+        counted = f"{module.verified} prompts by both paths, largest difference {module.largest_difference:.1e} nats"
+        print(f"--verify: {counted}", file=sys.stderr)
     joined = output / PARTIAL / JOINED
     try:
         write_reviews(plan.queries, joined / REVIEWS)
@@ -280,7 +296,7 @@ def _report(options: argparse.Namespace, output: Path, seconds: float) -> None:
     run = read_run(output)
     metrics = write_report(run, options.calibration, pages=options.report)
     console = Console()
-    console.print(summary_table(metrics, f"{options.checkpoint} on {options.data}, {options.scoring}"))
+    console.print(summary_table(metrics, f"{describe_model(vars(options))} on {options.data}, {options.scoring}"))
     for note in notes(metrics, run.scores.conditions):
         console.print(note, soft_wrap=True, markup=False)
     prompts = metrics.n * len(run.scores.conditions)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from rope_gpt2.commands.context import check_max_length, choose_context
 from rope_gpt2.commands.devices import choose_device
 from rope_gpt2.commands.parser import Parser
+from rope_gpt2.commands.rope_options import add_rope_options, apply_rope_options, check_rope_options
 from rope_gpt2.corpus.documents import Reading
 from rope_gpt2.corpus.sources import find_sources
 from rope_gpt2.corpus.stream import DocumentStream
@@ -44,10 +45,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--count", type=int, default=0, help="write so many at most, from 2 on; 0: as many as there are of the rarer label, twice"
     )
     parser.add_argument("--min-confidence", type=float, default=0.9, help="least probability of the label, from 0.5 to 1")
-    parser.add_argument("--max-length", type=int, metavar="N", help="tokens read of a document at most; by default the model's context")
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="tokens read of a document at most; by default the model's context, times the factor of a scaling",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute")
     parser.add_argument("--precision", choices=("auto", "32-true", "bf16-true"), default="auto", help="bfloat16 where it is computed with")
     parser.add_argument("--seed", type=int, default=0, help="of the choice among the sure ones")
+    add_rope_options(parser)
     return parser
 
 
@@ -69,6 +76,7 @@ def label(arguments: Sequence[str]) -> int:
     )
     check_writable(output, "--output")
     model, tokenizer = load_checkpoint(options.checkpoint)
+    apply_rope_options(options, model)
     accelerator, precision = choose_device(options.device, options.precision)
     network: torch.nn.Module = model  # transformers wraps `to` in a decorator that forgets its types
     network.to(device="cuda" if accelerator == "gpu" else "cpu", dtype=torch.bfloat16 if precision == "bf16-true" else torch.float32)
@@ -88,6 +96,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.count < 0 or options.count == 1:
         raise InputError(f"--count must be 0 (as many as there are) or at least 2, one of each label, got {options.count}; give another")
     check_max_length(options.max_length)
+    check_rope_options(options)
 
 
 def _labelled(stream: DocumentStream, labeller: Labeller, limit: int, read: list[int]) -> Iterator[tuple[Sequence[str], torch.Tensor]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rope_gpt2.commands.rope_options import record_rope
 from rope_gpt2.training.loaders import PromptPlan
 
 _PACKAGES = ("rope-gpt2", "torch", "lightning", "transformers", "tokenizers", "numpy")
@@ -35,9 +36,11 @@ def record_plan(options: argparse.Namespace, plan: PromptPlan, files: dict[str, 
         hashed["checkpoint"] = {"path": str(checkpoint), "sha256": {path.name: _sha256(path) for path in members}}
     else:
         hashed["checkpoint"] = {"path": options.checkpoint}
+    rope = record_rope(options)
     return {
         **{name: getattr(options, name) for name in _OPTIONS},
         **hashed,
+        **({"rope": rope} if rope else {}),
         "rows": len(plan.queries),
         "content_free": list(dict.fromkeys(item.kind for item in plan.content_free)),
         "max_length": options.max_length,

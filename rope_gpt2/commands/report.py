@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rope_gpt2.commands.model_names import describe_model
 from rope_gpt2.commands.parser import Parser
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.calibration import CALIBRATIONS
@@ -114,4 +115,4 @@ def _remove_plots(folder: Path) -> None:
 def describe_run(run: Run) -> RunInfo:
     """The names that stand at the head of the report."""
     options = run.manifest.get("options", {})
-    return RunInfo(str(options.get("checkpoint", "a model")), str(options.get("data", "its data")), run.manifest)
+    return RunInfo(describe_model(options, "a model"), str(options.get("data", "its data")), run.manifest)

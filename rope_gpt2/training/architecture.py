@@ -5,6 +5,7 @@ from typing import Any
 
 from rope_gpt2.errors import InputError
 from rope_gpt2.model.configuration import RopeGPT2Config
+from rope_gpt2.model.scaling import check_scaling, scaling_parameters
 
 # What no scalar stands for: the same in all models that are trained here
 FIXED = (
@@ -26,8 +27,11 @@ def model_config(hparams: Mapping[str, Any]) -> RopeGPT2Config:
     Raises:
         InputError: for a shape that cannot be.
     """
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": hparams["rope_theta"]}
+    if hparams["partial_rotary_factor"] != 1.0:
+        rope["partial_rotary_factor"] = hparams["partial_rotary_factor"]
     try:
-        return RopeGPT2Config(
+        config = RopeGPT2Config(
             vocab_size=hparams["vocab_size"],
             n_positions=hparams["n_positions"],
             n_embd=hparams["n_embd"],
@@ -37,12 +41,15 @@ def model_config(hparams: Mapping[str, Any]) -> RopeGPT2Config:
             attn_pdrop=hparams["attention_dropout"],
             resid_pdrop=hparams["dropout"],
             position_encoding=hparams.get("position_encoding", "rope"),  # checkpoints of version 0.3.0 and before are RoPE
-            rope_parameters=rope_parameters(
-                hparams["rope_type"], hparams["rope_theta"], hparams["rope_factor"], hparams["partial_rotary_factor"]
-            ),
+            rope_parameters=rope,
             bos_token_id=None,
             eos_token_id=None,
         )
+        if (rope_type := hparams["rope_type"]) != "default":
+            check_scaling(rope_type, hparams["rope_factor"])
+            scaled = scaling_parameters(config, rope_type, hparams["rope_factor"])
+            config = RopeGPT2Config.from_dict(config.to_dict() | {"rope_parameters": scaled})
+        return config
     except (ValueError, TypeError) as error:
         raise InputError(f"model: {' '.join(str(error).split())}") from error
 
@@ -65,15 +72,33 @@ def shape_of(config: RopeGPT2Config) -> dict[str, Any]:
         "rope_factor": parameters.get("factor", 1.0),
         "partial_rotary_factor": parameters.get("partial_rotary_factor", 1.0),
     }
-    wrong = "rope_parameters"
-    if shape["rope_type"] != "longrope":
-        ours = model_config(shape | {"n_positions": config.n_positions, "dropout": 0.0, "attention_dropout": 0.0})
-        if config.n_inner == 4 * config.n_embd:
-            ours.n_inner = config.n_inner
-        wrong = next((name for name in FIXED if getattr(config, name) != getattr(ours, name)), "")
-    if wrong:
+    ours = model_config(shape | {"n_positions": config.n_positions, "dropout": 0.0, "attention_dropout": 0.0})
+    if config.n_inner == 4 * config.n_embd:
+        ours.n_inner = config.n_inner
+    if wrong := next((name for name in FIXED if getattr(config, name) != getattr(ours, name)), ""):
         raise InputError(f"the weights to start from have {wrong} {getattr(config, wrong)!r}, that training has no option for; take others")
     return shape
+
+
+def shape_to_start_from(shape: Mapping[str, Any], config: RopeGPT2Config) -> dict[str, Any]:
+    """The scalars of the weights to start from, under the scaling of RoPE that the run asks for, where it asks for one.
+
+    Args:
+        shape: of the run; a rope type other than default, with its factor, takes the place of the weights' own.
+        config: of the weights.
+
+    Raises:
+        InputError: for what the scalars cannot express, or a scaling at another original context than that of the weights.
+    """
+    found = shape_of(config)
+    if (rope_type := shape["rope_type"]) == "default":
+        return found
+    if shape["n_positions"] != config.n_positions:
+        raise InputError(
+            f"model.n_positions must be {config.n_positions}, the context of model.init_from that model.rope_type {rope_type} stretches, "
+            f"got {shape['n_positions']}; give that number, and data.max_length for the sequences"
+        )
+    return found | {"rope_type": rope_type, "rope_factor": shape["rope_factor"]}
 
 
 def check_context(n_positions: int, config: RopeGPT2Config) -> None:
@@ -97,15 +122,3 @@ def check_context(n_positions: int, config: RopeGPT2Config) -> None:
             f"model.n_positions must be {config.n_positions} for the {rope_type} weights of model.init_from, got {n_positions}: "
             "their rotation hangs on it; give that number, and data.max_length for the sequences"
         )
-
-
-def rope_parameters(rope_type: str, rope_theta: float, rope_factor: float, partial_rotary_factor: float) -> dict[str, Any]:
-    """transformers' `rope_parameters` from flat scalars; llama3's frequency bounds are Llama 3.1's own."""
-    parameters: dict[str, Any] = {"rope_type": rope_type, "rope_theta": rope_theta}
-    if partial_rotary_factor != 1.0:
-        parameters["partial_rotary_factor"] = partial_rotary_factor
-    if rope_type != "default":
-        parameters["factor"] = rope_factor
-    if rope_type == "llama3":
-        parameters |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    return parameters

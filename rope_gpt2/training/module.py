@@ -21,7 +21,7 @@ from rope_gpt2.model.attention import LONGEST, attention_by_products
 from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
 from rope_gpt2.model.tokenizer import tokenizer_to_json, with_words
 from rope_gpt2.sequences import IGNORED, SequenceBatch
-from rope_gpt2.training.architecture import check_context, model_config, shape_of
+from rope_gpt2.training.architecture import check_context, model_config, shape_to_start_from
 from rope_gpt2.training.checkpoints import load_checkpoint
 from rope_gpt2.training.fewshot_module import FewShotModule
 from rope_gpt2.training.optimization import OptimizerOptions, build_optimizer, group_options, schedule_factor, set_group_options
@@ -50,7 +50,7 @@ class RopeGPT2Module(FewShotModule):
         dropout: probability, in [0, 1), on embeddings and residuals.
         attention_dropout: probability, in [0, 1), on attention weights; above 0 it costs the fused attention of a CPU.
         position_encoding: rope, or for comparison learned, sinusoidal, alibi or none.
-        rope_type: default, linear, dynamic, yarn or llama3.
+        rope_type: default, linear, dynamic, yarn, longrope or llama3; a scaling replaces that of `init_from`.
         rope_theta: base of the rotary frequencies (10000 in Su et al. 2021).
         rope_factor: by how much a scaling rope type stretches the context; unused by the default type.
         partial_rotary_factor: fraction of each head that is rotated, in (0, 1].
@@ -80,7 +80,7 @@ class RopeGPT2Module(FewShotModule):
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
         position_encoding: Literal["rope", "learned", "sinusoidal", "none", "alibi"] = "rope",
-        rope_type: Literal["default", "linear", "dynamic", "yarn", "llama3"] = "default",
+        rope_type: Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"] = "default",
         rope_theta: float = 10000.0,
         rope_factor: float = 1.0,
         partial_rotary_factor: float = 1.0,
@@ -283,7 +283,7 @@ def make_model(shape: dict[str, Any], init_from: str | None, new_words: Sequence
         for token, pieces in joined.items():
             weights.transformer.wte.weight[token] = weights.transformer.wte.weight[pieces].mean(dim=0)
     check_context(shape["n_positions"], weights.config)  # type: ignore[arg-type]  # transformers types the parent
-    shape.update(shape_of(weights.config))  # type: ignore[arg-type]
+    shape.update(shape_to_start_from(shape, weights.config))  # type: ignore[arg-type]
     model = RopeGPT2ForCausalLM(model_config(shape))
     model.load_state_dict(weights.state_dict())
     return model, tokenizer_to_json(tokenizer)

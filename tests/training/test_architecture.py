@@ -6,7 +6,7 @@ import torch
 from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM
 from rope_gpt2.errors import InputError
 from rope_gpt2.model.configuration import POSITION_ENCODINGS
-from rope_gpt2.training.architecture import check_context, model_config, rope_parameters, shape_of
+from rope_gpt2.training.architecture import check_context, model_config, shape_of, shape_to_start_from
 
 SHAPE = {
     "vocab_size": 64,
@@ -22,7 +22,7 @@ SHAPE = {
     "rope_factor": 1.0,
     "partial_rotary_factor": 1.0,
 }
-TYPES = ["default", "linear", "dynamic", "yarn", "llama3"]
+TYPES = ["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
 WEIGHTS_ALONE = {"n_positions", "dropout", "attention_dropout"}  # what may differ from run to run
 
 
@@ -31,7 +31,7 @@ def test_every_rope_type_is_reached_from_flat_scalars(rope_type: str):
     config = model_config(SHAPE | {"rope_type": rope_type, "rope_factor": 2.0})
     assert config.rope_parameters["rope_type"] == rope_type
     assert config.rope_parameters["rope_theta"] == 500.0
-    assert rope_parameters(rope_type, 10000.0, 2.0, 1.0).get("factor") == (None if rope_type == "default" else 2.0)
+    assert config.rope_parameters.get("factor") == (None if rope_type == "default" else 2.0)
 
 
 def test_dropout_goes_where_its_option_says():
@@ -122,3 +122,19 @@ def test_frequencies_of_the_rebuilt_model_are_those_of_the_weights():
         first = RopeGPT2ForCausalLM(model_config(shape))
         again = RopeGPT2ForCausalLM(model_config(shape | shape_of(first.config)))
         torch.testing.assert_close(again.transformer.rotary.inv_freq, first.transformer.rotary.inv_freq)
+
+
+@pytest.mark.parametrize("rope_type", TYPES[1:])
+def test_a_run_may_ask_for_a_scaling_of_the_weights_that_it_starts_from(rope_type: str):
+    for own in ("default", "linear"):
+        config = model_config(SHAPE | {"rope_type": own, "rope_factor": 3.0})
+        asked = SHAPE | {"rope_type": rope_type, "rope_factor": 2.0, "rope_theta": 9.0}
+        found = shape_to_start_from(asked, config)
+        assert (found["rope_type"], found["rope_factor"], found["rope_theta"]) == (rope_type, 2.0, 500.0)
+        with pytest.raises(InputError, match=rf"model\.n_positions must be 32, the context of .* {rope_type} stretches, got 64"):
+            shape_to_start_from(asked | {"n_positions": 64}, config)
+
+
+def test_without_a_scaling_asked_for_that_of_the_weights_holds():
+    config = model_config(SHAPE | {"rope_type": "yarn", "rope_factor": 3.0})
+    assert shape_to_start_from(SHAPE, config) == shape_of(config)
