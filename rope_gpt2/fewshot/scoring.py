@@ -200,6 +200,11 @@ def generate_labels(
     Returns:
         [B] int8 index of the label; `UNCERTAIN` where the text names neither label word.
     """
+    changing = isinstance(model, SharesPrefix) and not _can_share(model, batch, max_new_tokens)  # by a longer neighbour, or a cache
+    if changing and len(batch.prompts) > 1:
+        return torch.cat(
+            [generate_labels(model, tokenizer, batch.only(place), verbalizer, max_new_tokens) for place in range(len(batch.prompts))]
+        )
     inputs = prepare_inputs(model, batch, prefix_cache=None)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     generated = model.generate(  # type: ignore[operator]
@@ -207,6 +212,7 @@ def generate_labels(
         attention_mask=inputs["attention_mask"],
         max_new_tokens=max_new_tokens,
         do_sample=False,
+        use_cache=not changing,
         pad_token_id=pad_token_id,
     )
     texts = tokenizer.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -337,10 +337,9 @@ def continue_one_by_one(model, prompt, count, end) -> list[int]:
     return context[start:]
 
 
-@pytest.mark.parametrize("shots", [0, 4])
-def test_generated_labels_are_those_of_a_plain_greedy_loop(any_model, tokenizer, examples, shots):
+def assert_generated_is_greedy(model, tokenizer, examples, shots):
     case, verbalizer = Case(tokenizer, examples, shots, count=24), Verbalizer()
-    fluent = copy.deepcopy(any_model)
+    fluent = copy.deepcopy(model)
     with torch.no_grad():  # a model that often says a label word, and at times the end of the text
         for ids in (*case.ids, (tokenizer.eos_token_id,)):
             fluent.get_output_embeddings().weight[ids[0]] *= 2.0 if fluent.config.tie_word_embeddings else 1.5
@@ -352,6 +351,17 @@ def test_generated_labels_are_those_of_a_plain_greedy_loop(any_model, tokenizer,
     ours = generate_labels(fluent, tokenizer, batch, verbalizer, max_new_tokens=5)
     assert ours.dtype == torch.int8
     assert ours.tolist() == theirs
+
+
+@pytest.mark.parametrize("shots", [0, 4])
+def test_generated_labels_are_those_of_a_plain_greedy_loop(any_model, tokenizer, examples, shots):
+    assert_generated_is_greedy(any_model, tokenizer, examples, shots)
+
+
+@pytest.mark.parametrize("shots", [0, 4])
+@pytest.mark.parametrize("parameters", [DYNAMIC, LONGROPE], ids=["dynamic", "longrope"])
+def test_neither_neighbours_nor_the_cache_change_what_is_generated_beyond_the_context(parameters, tokenizer, examples, shots):
+    assert_generated_is_greedy(longer_model(tokenizer, rope_parameters=parameters), tokenizer, examples, shots)
 
 
 # What follows from scores.
