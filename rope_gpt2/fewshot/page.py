@@ -23,8 +23,8 @@ from rope_gpt2.fewshot.headline import headline_controls, matches, percent, sign
 from rope_gpt2.fewshot.metrics import Metrics
 from rope_gpt2.fewshot.mistakes import Mistake
 from rope_gpt2.fewshot.pieces import write_whole
-from rope_gpt2.fewshot.plot_style import DARK, LIGHT, to_svg
 from rope_gpt2.fewshot.plots import draw_plots
+from rope_gpt2.plot_style import DARK, LIGHT, to_svg
 
 _FOLDER = Path(__file__).parent
 _MISSING = "–"

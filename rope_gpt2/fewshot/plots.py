@@ -17,7 +17,7 @@ from rope_gpt2.fewshot.headline import headline_cells, headline_controls, matche
 from rope_gpt2.fewshot.intervals import Comparison
 from rope_gpt2.fewshot.metrics import Metrics, Summary
 from rope_gpt2.fewshot.pieces import write_whole
-from rope_gpt2.fewshot.plot_style import LIGHT, Plot, plot_style
+from rope_gpt2.plot_style import LIGHT, Plot, plot_style
 
 STYLES = {  # series → colour, marker, line
     "gold": ("accent", "o", "-"),

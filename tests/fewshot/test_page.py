@@ -16,7 +16,7 @@ from rope_gpt2.fewshot.headline import headline_controls, percent, signed
 from rope_gpt2.fewshot.metrics import Metrics, evaluate
 from rope_gpt2.fewshot.mistakes import Mistake, worst_mistakes
 from rope_gpt2.fewshot.page import RunInfo, decimals, p_value, render_page, write_page
-from rope_gpt2.fewshot.plot_style import DARK, LIGHT
+from rope_gpt2.plot_style import DARK, LIGHT
 
 HOSTILE = (
     "</q></pre></details><script>document.title = 'pwned'</script><img src=x onerror='document.title = 1'>"

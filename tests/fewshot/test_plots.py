@@ -11,8 +11,8 @@ from sample_scores import sample_scores
 
 from rope_gpt2.fewshot.headline import headline_cells, headline_controls, percent, series, signed
 from rope_gpt2.fewshot.metrics import Metrics, evaluate
-from rope_gpt2.fewshot.plot_style import DARK, LIGHT, to_svg
 from rope_gpt2.fewshot.plots import draw_plots, write_plots
+from rope_gpt2.plot_style import DARK, LIGHT, to_svg
 
 ALL = ["accuracy", "spread", "controls", "confusion", "reliability", "calibrations"]
 
