@@ -1,7 +1,7 @@
 """Checkpoints in and out: a folder of `save_pretrained`, or a Lightning file. Weights are only ever loaded as weights."""
 
 import json
-import pickle
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,16 +12,22 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rope_gpt2.errors import InputError
 from rope_gpt2.model.configuration import RopeGPT2Config
 from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
 from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json
 from rope_gpt2.training.architecture import model_config
+from rope_gpt2.training.checkpoint_parts import check_finite, model_weights
+from rope_gpt2.training.model_folders import in_a_line, load_model_folder
 from rope_gpt2.training.sharding import META, is_sharded, read_sharded_weights, whole_copy
+from rope_gpt2.training.whole_files import check_writable
 
 DATA_MODULES = ("SentimentDataModule", "CorpusDataModule")  # the names under which Lightning stores their state
+CARD = "README.md"
+# endings of files that belong to the model or the tokenizer that stood in a folder before, and would be taken for the new one's
+OF_A_MODEL = (".safetensors", ".safetensors.index.json", ".bin", "vocab.json", "merges.txt", "tokens.json", "tokens_map.json", ".model")
 
 
 def load_checkpoint(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -33,11 +39,12 @@ def load_checkpoint(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     if path.endswith(".ckpt"):
         model, tokenizer = read_lightning_checkpoint(Path(path))
     else:
-        model, tokenizer = _load_folder(path)
+        model, tokenizer = load_model_folder(path), load_tokenizer(path)
     if len(tokenizer) > model.config.vocab_size:
         raise InputError(
             f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}; put the tokenizer of this model there"
         )
+    check_finite(model.state_dict(), path)
     return model.eval(), tokenizer
 
 
@@ -46,25 +53,6 @@ def random_model(seed: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMod
     torch.manual_seed(seed)
     config = RopeGPT2Config(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     return RopeGPT2ForCausalLM(config).eval()
-
-
-def _load_folder(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{path}: is neither a folder nor a .ckpt file; give a folder of save_pretrained or a Lightning checkpoint")
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise InputError(f"{path}: holds no config.json; give a folder that save_pretrained wrote, or a Lightning .ckpt file")
-    try:
-        config = AutoConfig.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if folder.is_dir():
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{path}: the model cannot be loaded ({reason}); copy or train the checkpoint again") from error
-        raise InputError(
-            f"{path}: no such folder, and no such name could be fetched from the hub; give a folder, a .ckpt file or 'random'"
-        ) from error
-    return model, load_tokenizer(path)
 
 
 def read_lightning_checkpoint(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -78,56 +66,79 @@ def read_lightning_checkpoint(path: Path) -> tuple[PreTrainedModel, PreTrainedTo
         if path.is_dir():
             read_sharded_weights(path, model)
         else:
-            stored = checkpoint["state_dict"]
-            weights = {name.removeprefix("model."): tensor for name, tensor in stored.items() if name.startswith("model.")}
-            model.load_state_dict(weights)
-    except (RuntimeError, KeyError, TypeError, OSError, EOFError, StopIteration, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: is no checkpoint of this package, or is damaged ({reason}); give another one") from error
+            model.load_state_dict(model_weights(checkpoint))
+    except Exception as error:  # unpickling raises anything
+        raise InputError(f"{path}: is no checkpoint of this package, or is damaged ({in_a_line(error)}); give another one") from error
     return model, tokenizer
 
 
-def save_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_pretrained(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    loads_as: torch.dtype = torch.float32,
+    card: str | None = None,
+) -> None:
     """Write a folder that `from_pretrained` loads, whole or not at all; what stood there before is replaced.
 
     Args:
-        model: the model; its own dtype stays as it is.
+        model: of any class of transformers; its own dtype stays as it is.
         tokenizer: travels along.
-        folder: target.
-        dtype: of the stored weights. They load as float32 in any case.
+        folder: target. Files beside the model that lie there (a model card, say) stay.
+        dtype: of the stored weights.
+        loads_as: what config.json names, and programs that ask for no dtype load.
+        card: text of README.md; None leaves the one that is there.
     """
     check_target(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    aside = partial.with_name(f"{partial.name}.old")  # a folder is replaced by two renames, between which there is none
     try:
         tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
         weights = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items() if name not in tied}
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         config_file = partial / "config.json"
-        config = json.loads(config_file.read_text()) | {"dtype": "float32"}
+        config = json.loads(config_file.read_text()) | {"dtype": str(loads_as).removeprefix("torch.")}
         config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        if card is not None:
+            (partial / CARD).write_text(card, encoding="utf-8")
         partial.chmod(0o755)  # mkdtemp and safetensors write for the owner alone
         for path in partial.iterdir():
             path.chmod(0o644)
         if folder.exists():
-            for path in folder.iterdir():  # a model card, say
-                if path.is_file() and not (partial / path.name).exists():
+            for path in folder.iterdir():
+                if path.is_file() and not (partial / path.name).exists() and not path.name.endswith(OF_A_MODEL):
                     shutil.copy2(path, partial / path.name)
-            shutil.rmtree(folder)
+            folder.rename(aside)
         partial.replace(folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip()
+        raise InputError(f"{folder}: cannot be written ({reason}); make room, or choose another folder") from error
     finally:
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_target(folder: Path) -> None:
-    """Refuse to replace what is no model folder.
+    """Refuse to replace what is no model folder, and a place where no folder can be made.
 
     Raises:
-        InputError: if something else stands there.
+        InputError: if something else stands there, or nothing can be written.
     """
-    if folder.exists() and not (folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))):
-        raise InputError(f"{folder}: exists and is no model folder; choose another export.folder")
+    if os.path.exists(folder) and not (folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))):
+        raise InputError(f"{folder}: exists and is no model folder; choose another one")
+    check_writable(folder / "config.json", "folder")
+
+
+def name_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put the tokenizer's special tokens into the model's configurations, as what reads the folder expects."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for config in (model.config, model.generation_config):
+            setattr(config, name, getattr(tokenizer, name))
 
 
 class ExportPretrained(Callback):
@@ -160,9 +171,7 @@ class ExportPretrained(Callback):
             model, tokenizer = read_lightning_checkpoint(Path(best))
         else:
             model, tokenizer = whole, trainer.datamodule.tokenizer  # type: ignore[assignment, attr-defined]
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            for config in (model.config, model.generation_config):
-                setattr(config, name, getattr(tokenizer, name))
+        name_special_tokens(model, tokenizer)
         folder = Path(self.folder or Path(log_dir or trainer.default_root_dir) / "pretrained")
         save_pretrained(model, tokenizer, folder, getattr(torch, self.dtype))
         rank_zero_info(f"Wrote {folder}; evaluate it with: python evaluate.py --checkpoint {folder}")

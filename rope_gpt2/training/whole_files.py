@@ -41,21 +41,40 @@ def open_whole(path: Path, option: str) -> Iterator[IO[str]]:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Say now what `open_whole` would say when the work is done; a file that is there stays as it is.
+    """Say now what `open_whole` would say when the work is done; a file that is there stays as it is, and no folder is left.
 
     Raises:
         InputError: if a folder stands there, or no file can be written beside it.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file in it with {option}")
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+        return  # the first of several processes looks: another would take away the folders that it has begun to write into
+    missing: list[Path] = []
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name a file in it with {option}")
+        missing = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
             pass
     except OSError as error:
         raise _unwritable(path, option, error) from error
+    finally:
+        for folder in missing:  # the innermost first
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be made or written into; it is not made yet.
+
+    Raises:
+        InputError: if a file stands there, or no file can be written in it.
+    """
+    if os.path.exists(folder) and not folder.is_dir():
+        raise InputError(f"{option} {folder}: is a file; give a folder")
+    check_writable(folder / "file", option)
 
 
 def _unwritable(path: Path, option: str, error: OSError) -> InputError:
-    place = path if path.parent.is_dir() else path.parent
+    place = path if os.path.isdir(path.parent) else path.parent  # not for a name that is too long
     return InputError(f"{place}: cannot be written ({error.strerror or error}); choose another {option}")

@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, StaticCache
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, StaticCache
 
 from rope_gpt2 import RopeGPT2ForCausalLM
+from rope_gpt2.model.conversion import to_gpt_neox
 
 
 def assert_same(ours, theirs, **tolerances):
@@ -47,48 +48,10 @@ def test_with_equal_positions_the_logits_are_those_of_gpt2_without_its_position_
     assert_same(ours(input_ids, position_ids=positions, attention_mask=mask).logits, theirs(input_ids).logits)
 
 
-def as_gpt_neox(ours):
-    """The same function as a stock GPT-NeoX: sequential residual, tied head, q, k and v packed head by head."""
-    config = ours.config
-    theirs = GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.n_embd,
-            num_hidden_layers=config.n_layer,
-            num_attention_heads=config.n_head,
-            intermediate_size=4 * config.n_embd,
-            max_position_embeddings=config.n_positions,
-            hidden_act="gelu_new",
-            use_parallel_residual=False,
-            tie_word_embeddings=True,
-            rope_parameters={"partial_rotary_factor": 1.0, **config.rope_parameters},
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    )
-    names = {"wte": "embed_in", "h": "layers", "ln_f": "final_layer_norm", "ln_1": "input_layernorm", "mlp": "mlp"}
-    names |= {"ln_2": "post_attention_layernorm", "attn": "attention", "c_attn": "query_key_value"}
-    names |= {"attn.c_proj": "dense", "c_fc": "dense_h_to_4h", "mlp.c_proj": "dense_4h_to_h"}
-    weights = {}
-    for name, weight in ours.transformer.state_dict().items():
-        parts = name.split(".")
-        if "c_attn" in name:
-            weight = weight.unflatten(-1, (3, config.n_head, -1)).transpose(-3, -2).flatten(-3)  # (..., head, 3, head_dim)
-        if "c_" in name and weight.ndim == 2:
-            weight = weight.T  # Conv1D to Linear
-        theirs_parts = [names.get(f"{parts[i - 1]}.{part}", names.get(part, part)) for i, part in enumerate(parts)]
-        weights["gpt_neox." + ".".join(theirs_parts)] = weight
-    missing, unexpected = theirs.load_state_dict(weights, strict=False)
-    assert set(missing) <= {"lm_head.weight", "embed_out.weight"}
-    assert not unexpected
-    theirs.tie_weights()
-    return theirs.eval()
-
-
 @pytest.mark.parametrize("length", [12, 40, 80])  # within the original context, within n_positions, beyond both
 def test_the_logits_are_those_of_gpt_neox_with_the_same_weights(length, rope_parameters, tiny_model):
     ours, ids = tiny_model(rope_parameters=rope_parameters), random_ids(length)
-    assert_same(ours(ids).logits, as_gpt_neox(ours)(ids).logits)
+    assert_same(ours(ids).logits, to_gpt_neox(ours)(ids).logits)
 
 
 # Positions.

@@ -1,5 +1,6 @@
 """Folders that from_pretrained loads, written whole or not at all."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM
+from rope_gpt2.errors import InputError
 from rope_gpt2.model.tokenizer import train_tokenizer
 from rope_gpt2.training.checkpoints import load_checkpoint, save_pretrained
 
@@ -40,6 +42,20 @@ def test_the_tied_head_is_stored_once(model, tokenizer, tmp_path: Path):
     assert sum(tensor.numel() for tensor in stored.values()) == sum(parameter.numel() for parameter in model.parameters())
 
 
+def test_loading_a_whole_model_warns_of_nothing(model, tokenizer, tmp_path: Path):
+    """At a raised level of its logger transformers warns of layers that are not sharded, in models that have no plan to be."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    save_pretrained(model, tokenizer, tmp_path / "model")
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        load_checkpoint(str(tmp_path / "model"))
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert said == []
+
+
 def test_saving_again_replaces_and_a_failure_leaves_what_stood_there(model, tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "model"
     save_pretrained(model, tokenizer, folder)
@@ -52,7 +68,7 @@ def test_saving_again_replaces_and_a_failure_leaves_what_stood_there(model, toke
 
     with monkeypatch.context() as patched:
         patched.setattr(type(tokenizer), "save_pretrained", fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(InputError, match=r"model: cannot be written \(disk full\); make room, or choose another folder"):
             save_pretrained(model, tokenizer, folder)
     assert (folder / "model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
