@@ -1,12 +1,19 @@
 # make evaluate   install what is missing, then evaluate checkpoints/mini on data/demo.csv
 # make test       install what is missing, then run the tests
+# make lock       write requirements/hashes.txt anew, after constraints.txt has changed
+# make licences   write docs/licences.md anew
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# programs that look at the packages stand apart from them
+TOOLS := $(VENV)/tools
+FETCH := $(TOOLS)/bin/python -m pip install --quiet --retries 1 --timeout 15
+AUDIT := pip-audit==2.10.1
+UV := uv==0.13.9
 
-.PHONY: evaluate test test-slow checks install clean
+.PHONY: evaluate test test-slow checks audit licences lock install clean
 
 evaluate: $(STAMP)
 	$(BIN)/python evaluate.py
@@ -22,14 +29,34 @@ checks: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory audit
+
+# fails where a vulnerability is known; where the index cannot be asked, says so and passes
+audit: $(STAMP) $(TOOLS)
+	-@test -x $(TOOLS)/bin/pip-audit || $(FETCH) $(AUDIT)
+	$(BIN)/python requirements/audit.py $(TOOLS)/bin/pip-audit
+
+licences: $(STAMP)
+	$(BIN)/python requirements/licences.py
+
+# torch is left out: which build of it suits a machine, and where it comes from, is the user's to say
+lock: $(TOOLS)
+	$(FETCH) $(UV)
+	$(TOOLS)/bin/uv pip compile --quiet constraints.txt requirements/build.txt --no-deps --no-emit-package torch --universal \
+	  --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" --output-file requirements/hashes.txt
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(TOOLS):
+	$(PYTHON) -m venv $@
+
+# First all that has hashes, checked against them; then torch, what its build needs, and this package
+$(STAMP): pyproject.toml constraints.txt requirements/hashes.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12 install"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements/hashes.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 clean:
