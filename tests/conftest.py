@@ -11,6 +11,32 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is importe
 import pytest
 from running import ROOT, call, fit_arguments
 
+INPUTS = "test_malformed_inputs.py"  # a test for each malformed input
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`-m inputs` takes the malformed inputs: make test-slow tries them as well."""
+    config.addinivalue_line("markers", "inputs: tries a malformed input")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the malformed inputs."""
+    for item in items:
+        if item.path.name == INPUTS:
+            item.add_marker(pytest.mark.inputs)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests of reliability did; they tell by `record_property`."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome) if report.when == "call"]
+    told = [entry for report in reports for entry in report.user_properties]
+    counts = {name: sum(int(str(value)) for key, value in told if key == name) for name in ("faults", "rows_lost", "hangs")}
+    tried = sum(f"/{INPUTS}::" in report.nodeid for report in reports)
+    if counts["faults"] or tried:
+        lost = f"rows lost {counts['rows_lost']}, hangs {counts['hangs']}"
+        terminalreporter.write_line(f"reliability: faults injected {counts['faults']}, inputs tried {tried}, {lost}")
+
 
 @pytest.fixture(autouse=True)
 def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:

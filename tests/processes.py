@@ -9,8 +9,9 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,23 @@ class Ended:
     text: str
 
 
+def start(arguments: Sequence[str], output: Path, environment: Mapping[str, str] | None = None) -> ForkServerProcess:
+    """A command in a process of its own: `main(arguments)`, as its script would call it.
+
+    Args:
+        arguments: "evaluate" and its options, or those of train.py.
+        output: file for what it prints.
+        environment: beside that of this process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["processes", "rope_gpt2.training.cli", "rope_gpt2.commands.evaluate"])
+    process = context.Process(target=_run, args=(list(arguments), ONE_THREAD | dict(environment or {}), output))
+    process.start()
+    return process
+
+
 def run_together(arguments: Sequence[str], world: int = 1, timeout: float = 300) -> list[Ended]:
     """A command in `world` processes, as torchrun starts them: `main(arguments)` in each, rank by rank."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["processes", "rope_gpt2.training.cli"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -43,10 +57,8 @@ def run_together(arguments: Sequence[str], world: int = 1, timeout: float = 300)
         for rank in range(world):
             place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
             shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-            environment = ONE_THREAD | ({name: str(value) for name, value in (place | shared).items()} if world > 1 else {})
-            process = context.Process(target=_run, args=(list(arguments), environment, Path(folder) / str(rank)))
-            process.start()
-            started.append(process)
+            environment = {name: str(value) for name, value in (place | shared).items()} if world > 1 else {}
+            started.append(start(arguments, Path(folder) / str(rank), environment))
         for process in started:
             process.join(timeout)
         hanging = [process for process in started if process.is_alive()]
@@ -66,6 +78,9 @@ def _run(arguments: list[str], environment: dict[str, str], output: Path) -> Non
     os.environ.update(environment)
     os.chdir(ROOT)
     torch.set_num_threads(1)
+    # What the processes that it starts are started with: its script
+    sys.argv = ["evaluate.py" if arguments[0] == "evaluate" else "train.py", *arguments]
+    sys.modules["__main__"].__spec__ = None
     sys.exit(main(arguments))
 
 
@@ -75,10 +90,13 @@ class KillAt(L.Callback):
     Args:
         moment: name of a hook, or "save": when a checkpoint is half written.
         count: at which call.
+        rank: of the process; -1 for all of them.
     """
 
-    def __init__(self, moment: str, count: int) -> None:
+    def __init__(self, moment: str, count: int, rank: int = -1) -> None:
         self._left = count
+        if rank not in (-1, int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))):
+            return
         if moment == "save":
             fsync = os.fsync
             os.fsync = lambda fd: self._tick(fd) or fsync(fd)  # type: ignore[assignment]
@@ -93,9 +111,10 @@ class KillAt(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_at(moment: str, count: int) -> list[str]:
-    """Options of `fit` that put a KillAt in."""
-    return ["--trainer.callbacks+=processes.KillAt", f"--trainer.callbacks.moment={moment}", f"--trainer.callbacks.count={count}"]
+def kill_at(moment: str, count: int, rank: int = -1) -> list[str]:
+    """Options of `fit` and `predict` that put a KillAt in."""
+    chosen = {"moment": moment, "count": count, "rank": rank}
+    return ["--trainer.callbacks+=processes.KillAt", *(f"--trainer.callbacks.{name}={value}" for name, value in chosen.items())]
 
 
 class Poison(L.Callback):

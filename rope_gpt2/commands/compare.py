@@ -13,6 +13,7 @@
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -78,7 +79,7 @@ def _check(folders: tuple[Path, Path], output: Path | None) -> None:
             raise InputError(f"{folder}: its run is not finished; finish it with evaluate --resume, or remove {folder / PARTIAL}")
     if folders[0].resolve() == folders[1].resolve():
         raise InputError(f"{folders[1]}: is the folder {folders[0]} once more; give two runs")
-    if output is not None and output.is_dir():
+    if output is not None and os.path.isdir(output):  # False for a name that is too long
         raise InputError(f"--output {output}: is a folder; give a file")
     own = {path.resolve() for folder in folders for path in own_files(folder)}
     if output is not None and output.resolve() in own:

@@ -44,9 +44,11 @@ from rope_gpt2.training.notices import silence_notices
 from rope_gpt2.training.prediction_writer import ScoreWriter
 from rope_gpt2.training.progress import ScoringProgress
 from rope_gpt2.training.stopping import EXIT_TERMINATED
+from rope_gpt2.training.whole_files import check_folder
 
 PRECISIONS = ("auto", "32-true", "bf16-true", "bf16-mixed")
 MINI, DEMO = "checkpoints/mini", "data/demo.csv"
+_TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {}  # by all that they are
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -155,7 +157,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     if options.devices > 1:  # the processes that DDP starts repeat the command line
         sys.argv = [sys.argv[0], *([] if sys.argv[0].endswith("evaluate.py") else ["evaluate"]), *arguments]
     silence_notices(logging.WARNING)
-    gc.freeze()  # what the imports made stays: collections no longer walk through it, a quarter of a second each
+    if not gc.get_freeze_count():  # once: a second time it would keep what the run before left to be collected
+        gc.freeze()  # what the imports made stays: collections no longer walk through it, a quarter of a second each
     model, tokenizer = _load(options)
     apply_rope_options(options, model)
     data, files = _build_data(options, tokenizer, model)
@@ -189,15 +192,21 @@ def _check(options: argparse.Namespace, output: Path) -> None:
     check_rope_options(options)
     if options.checkpoint != "random" and options.tokenizer:
         raise InputError(f"--tokenizer is for --checkpoint random; {options.checkpoint} has its own: leave --tokenizer out")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output}: is a file; give a folder")
+    check_folder(output, "--output")
 
 
 def _load(options: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if options.checkpoint == "random":
         tokenizer = load_tokenizer(options.tokenizer or MINI)
-        return random_model(options.seed, tokenizer), tokenizer
-    return load_checkpoint(options.checkpoint)
+        return random_model(options.seed, tokenizer), _reused(tokenizer)
+    model, tokenizer = load_checkpoint(options.checkpoint)
+    return model, _reused(tokenizer)
+
+
+def _reused(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same one for all evaluations of a process: tokenizers (0.23) never frees the words that one has seen."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return tokenizer if backend is None else _TOKENIZERS.setdefault(backend.to_str() + repr(tokenizer), tokenizer)
 
 
 def _build_data(

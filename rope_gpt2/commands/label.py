@@ -27,8 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of `label`."""
     parser = Parser(
         prog="rope-gpt2 label",
-        description="Label unlabelled text with a checkpoint, and write what it is sure of as a CSV of review,sentiment,confidence: as "
-        "many positive as negative ones. `fit --data.more_train FILE` trains on it (self-training).",
+        description="Label unlabelled text with a checkpoint, and write what it is sure of as a CSV of review,sentiment,confidence and "
+        "apostrophe (1 where one keeps a review from being a formula in a spreadsheet): as many positive as negative ones. "
+        "`fit --data.more_train FILE` trains on it (self-training).",
     )
     parser.add_argument("--checkpoint", required=True, help="of the model that labels: folder, hub name or .ckpt")
     parser.add_argument(

@@ -14,6 +14,10 @@ import torch
 from rope_gpt2.commands.rope_options import record_rope
 from rope_gpt2.training.loaders import PromptPlan
 
+# PyTorch's notes on reproducibility promise the same result for the same program, machine and threads on a CPU; kernels of a GPU may sum in
+# another order each time
+CPU_REPEATABLE = "to the bit, with the same plan, machine and number of threads"
+GPU_REPEATABLE = "to rounding: PyTorch does not promise that a GPU's kernels sum in the same order each time"
 _PACKAGES = ("rope-gpt2", "torch", "lightning", "transformers", "tokenizers", "numpy")
 _OPTIONS = ("shots", "seeds", "orders", "demonstration_labels", "selection", "template", "label_words", "scoring")
 
@@ -72,6 +76,7 @@ def build_manifest(options: argparse.Namespace, arguments: Sequence[str], record
             "processes": options.devices,
             "threads": torch.get_num_threads(),
         },
+        "repeatable": GPU_REPEATABLE if on_gpu else CPU_REPEATABLE,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
     }

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from rope_gpt2.corpus.sources import CorpusSource, find_sources
 from rope_gpt2.errors import InputError
+from rope_gpt2.spreadsheets import MARK, unguard
 
 ROWS, WHOLE_FILES = 1024, 32  # documents in a piece
 COLUMNS = ("text", "review")  # taken where none is named
@@ -111,7 +112,10 @@ def _read(source: CorpusSource, reading: Reading) -> Iterator[list[str | None]]:
                 column: str | None = None
                 for table in tables:
                     column = column or choose_column(table.schema, reading.column, where, reading.preferred)
-                    yield table.column(column).to_pylist()
+                    texts = table.column(column).to_pylist()
+                    if source.kind == "csv" and {MARK, column} == set(table.schema.names):  # a file of `label`
+                        texts = [unguard(text or "", mark or "") for text, mark in zip(texts, table.column(MARK).to_pylist(), strict=True)]
+                    yield texts
         except InputError:
             raise
         except Exception as error:  # the readers raise their own kinds: of pandas, pyarrow, gzip, the hub's client
@@ -135,7 +139,9 @@ def _load(source: CorpusSource, files: Sequence[Path], reading: Reading, cache_d
     elif source.kind == "csv":
         column = _csv_column(files[0], reading)
         # every field as it stands: "NA" and "12" are text
-        options = {"features": datasets.Features({column: datasets.Value("string")}), "usecols": [column], "index_col": False}
+        columns = [column, MARK] if column == "review" and _has_marks(files[0]) else [column]
+        features = datasets.Features({name: datasets.Value("string") for name in columns})
+        options = {"features": features, "usecols": columns, "index_col": False}
         options |= {"keep_default_na": False, "na_filter": False, "encoding": "utf-8-sig"}
     elif source.kind == "hub":
         builder, paths = "parquet", _of_split(source.name, paths, reading.split)
@@ -190,6 +196,12 @@ def _csv_column(path: Path, reading: Reading) -> str:
     # a column that is chosen by its name is text, whatever stands in it
     table = table.astype({name: "string" for name in table.columns if name in (reading.column, *reading.preferred)})
     return choose_column(pa.Schema.from_pandas(table, preserve_index=False), reading.column, str(path), reading.preferred)
+
+
+def _has_marks(path: Path) -> bool:
+    import pandas as pd
+
+    return MARK in pd.read_csv(path, nrows=0, index_col=False, encoding="utf-8-sig").columns
 
 
 def _first_damage(files: Sequence[Path]) -> str | None:

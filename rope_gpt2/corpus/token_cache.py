@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the folder; another number is another key
 _FILES = ("tokens.bin", "offsets.bin", "hashes.bin")
+_DTYPES = {"uint16": np.uint16, "uint32": np.uint32}  # all that a folder may name: numpy takes "object" too, which maps addresses
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,7 +55,7 @@ class TokenCache:
         self.folder = folder
         try:
             self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            documents, tokens, dtype = self.meta["documents"], self.meta["tokens"], np.dtype(self.meta["dtype"])
+            documents, tokens, dtype = self.meta["documents"], self.meta["tokens"], np.dtype(_DTYPES[self.meta["dtype"]])
             expected = (tokens * dtype.itemsize, (documents + 1) * 8, documents * 16)
             sizes = tuple((folder / name).stat().st_size for name in _FILES)
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -141,6 +142,8 @@ def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
 def known_revisions(cache_dir: Path) -> dict[str, str]:
     """Commits of the hub's data sets that are cached, by name: a cache can be opened where the hub cannot be asked."""
     known: dict[str, str] = {}
+    if not os.path.isdir(cache_dir):  # nor is one with a name that is too long
+        return known
     for path in sorted(cache_dir.glob("*/meta.json"), key=lambda path: path.stat().st_mtime):
         try:
             sources = json.loads(path.read_text(encoding="utf-8"))["stream"]["sources"]
@@ -151,7 +154,7 @@ def known_revisions(cache_dir: Path) -> dict[str, str]:
 
 
 def _open(folder: Path) -> TokenCache | None:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return None
     try:
         return TokenCache(folder)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rope_gpt2.errors import InputError
+from rope_gpt2.spreadsheets import MARK, unguard
 
 LABELS = ("negative", "positive")
 COLUMNS = ("review", "sentiment")
@@ -62,7 +63,8 @@ class ExampleFile:
         if not self.path.exists():
             raise InputError(f"{path}: no such file; give the path of a CSV with the columns review,sentiment")
         if not self.path.is_file():
-            raise InputError(f"{path}: is a folder, not a file; give the path of a CSV with the columns review,sentiment")
+            kind = "folder" if self.path.is_dir() else "pipe or device"
+            raise InputError(f"{path}: is a {kind}, not a file; give the path of a CSV with the columns review,sentiment")
         rows, tagged, kept = 0, False, []
         for example in self._read():
             rows += 1
@@ -110,6 +112,7 @@ def _parse(path: Path) -> Iterator[Example]:
             if header is None:
                 raise InputError(f"{path}: is empty; the first line must name the columns review,sentiment")
             review_column, sentiment_column = _find_columns(path, header)
+            mark_column = header.index(MARK) if header.count(MARK) == 1 else None
             start = reader.line_num + 1
             for fields in reader:
                 if not fields:  # a blank line
@@ -118,7 +121,8 @@ def _parse(path: Path) -> Iterator[Example]:
                 row += 1
                 if len(fields) != len(header):
                     raise InputError(f"{path}, row {row} (line {start}): {len(fields)} columns instead of {len(header)}; {_REMEDY}")
-                example = Example(row, fields[review_column], fields[sentiment_column].strip().lower())
+                review = fields[review_column] if mark_column is None else unguard(fields[review_column], fields[mark_column])
+                example = Example(row, review, fields[sentiment_column].strip().lower())
                 if example.sentiment not in LABELS:
                     raise InputError(
                         f"{path}, row {row} (line {start}), column sentiment: unknown label {_shorten(fields[sentiment_column])!r}; "

@@ -123,13 +123,15 @@ def begin(folder: Path, plan: dict[str, Any], resume: bool) -> Pieces:
     """
     partial = folder / PARTIAL
     plan = json.loads(json.dumps(plan))
+    made: list[Path] = []
     try:
+        made = [path for path in (partial, folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder)
         if partial.exists() and not (partial / PLAN).is_file() and not list(partial.glob("*/window*.parquet")) and any(partial.iterdir()):
             raise InputError(f"--output {folder}: its {PARTIAL} is none of this package's; move it away or choose another folder")
-        begun = json.loads((partial / PLAN).read_text(encoding="utf-8")) if (partial / PLAN).is_file() else None
-        if resume and begun is not None:
+        begun = _read_plan(folder) if resume else None
+        if begun is not None:
             if differing := sorted(name for name in {*plan, *begun} if plan.get(name) != begun.get(name)):
                 name = differing[0]
                 then, now = _short(begun.get(name)), _short(plan.get(name))
@@ -140,9 +142,29 @@ def begin(folder: Path, plan: dict[str, Any], resume: bool) -> Pieces:
         else:
             shutil.rmtree(partial, ignore_errors=True)
             write_json(plan, partial / PLAN)
-    except OSError as error:
+    except BaseException as error:
+        _unlock(folder)
+        for path in made:  # the innermost first
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        if not isinstance(error, OSError):
+            raise
         raise InputError(f"--output {folder}: cannot be written to ({error.strerror}); choose another folder") from error
     return pieces_of(folder, plan)
+
+
+def _read_plan(folder: Path) -> dict[str, Any] | None:
+    """The plan of the run that was begun in a folder; None where there is none."""
+    path = folder / PARTIAL / PLAN
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        plan, reason = [], str(error)
+    else:
+        reason = "no plan"
+    if plan is not None and not isinstance(plan, dict):
+        raise InputError(f"--resume: {path} is damaged ({reason}); leave --resume out to begin again, or give another --output")
+    return plan
 
 
 def _lock(folder: Path) -> None:
@@ -184,6 +206,10 @@ def end(folder: Path) -> None:
     """Forget the pieces of a run whose files are published, and unlock its folder."""
     (folder / PARTIAL / PLAN).unlink(missing_ok=True)
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    _unlock(folder)
+
+
+def _unlock(folder: Path) -> None:
     if (descriptor := _LOCKS.pop(folder, None)) is not None:
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -151,6 +151,8 @@ def read_run(folder: Path) -> Run:
     try:
         pq.read_schema(folder / REVIEWS)
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError(f"{MANIFEST} holds no object")
         described = json.loads((folder / CONDITIONS).read_text(encoding="utf-8"))
         conditions = tuple(_scored_condition(dict(entry)) for entry in described["conditions"])
         kinds = dict.fromkeys(entry["kind"] for entry in described["content_free"])

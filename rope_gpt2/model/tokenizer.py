@@ -163,9 +163,10 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
         if folder.is_dir() and (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
             # GPT-2's own two files, without the configuration by which AutoTokenizer chooses a class
-            tokenizer = GPT2Tokenizer.from_pretrained(name_or_path)
+            tokenizer = GPT2Tokenizer.from_pretrained(name_or_path, trust_remote_code=False)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+            # None, the default, asks on the terminal whether to run the folder's code, and takes what is piped in for an answer
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exceptions and TypeErrors for damaged files
         where = "the folder holds no readable tokenizer" if folder.is_dir() else "no such folder, and no such name could be fetched"
         raise InputError(

@@ -1,7 +1,6 @@
 """LightningCLI with this package's module, data, callbacks and loggers: fit, validate, test, predict."""
 
 import inspect
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +14,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from rope_gpt2.errors import InputError
+from rope_gpt2.training.checkpoint_parts import check_parts
 from rope_gpt2.training.checkpoints import DATA_MODULES, ExportPretrained
+from rope_gpt2.training.companions import watch_companions
 from rope_gpt2.training.corpus_datamodule import CorpusDataModule
 from rope_gpt2.training.datamodule import SentimentDataModule
-from rope_gpt2.training.guards import FiniteGuard
+from rope_gpt2.training.guards import FiniteGuard, newest_checkpoint
 from rope_gpt2.training.module import OWN_OPTIONS, RopeGPT2Module
+from rope_gpt2.training.option_checks import check_config_files, check_run_options
 from rope_gpt2.training.prediction_writer import PredictionWriter
 from rope_gpt2.training.saving import BestCheckpoint, LastCheckpoint, WholeFileIO
-from rope_gpt2.training.sharding import META
+from rope_gpt2.training.sharding import META, check_shards
 from rope_gpt2.training.tokenized_datamodule import TokenizedDataModule
 
 DEFAULTS: dict[str, Any] = {
@@ -42,6 +44,7 @@ TEXT_DEFAULTS = {  # of a data module of plain text, which has no accuracy
     "early_stopping.monitor": "val/loss",
     "early_stopping.mode": "min",
 }
+ROOT = "logs"  # where run folders stand by default
 PLACES = ("best", "last", "hpc", "registry")  # words for a checkpoint that Lightning finds itself
 
 
@@ -65,6 +68,7 @@ class SentimentCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse a checkpoint that cannot be read before anything runs."""
+        check_config_files(sys.argv[1:])
         # A first time for the data module and the checkpoint alone, which the defaults of other options hang on: those of the data module's
         # would else be another one's as far as they share names, and a run that goes on keeps what no one changes.
         first = parser.parse_args([part for part in sys.argv[1:] if not part.startswith("--print_config")])
@@ -81,6 +85,7 @@ class SentimentCLI(LightningCLI):
             self.config["predict"]["return_predictions"] = False  # they stream to disk, and memory stays flat
         if name == "fit":
             keep_shape(self.config["fit"]["model"], stored)
+        check_run_options(self.config[name], name)
 
     def _parse_ckpt_path(self) -> None:
         """For fit, the checkpoint's options are defaults (see above); the parent would lay them over those of the command line."""
@@ -102,13 +107,23 @@ class SentimentCLI(LightningCLI):
         if logger is None or logger is True:
             kwargs["logger"] = False  # only fit has something to log; the others print or write their result
             if self.subcommand == "fit":
-                root = self._get(self.config_init, "trainer.default_root_dir")
+                root = self._get(self.config_init, "trainer.default_root_dir") or ROOT
                 tensorboard = TensorBoardLogger(root, name="", version=None)
                 kwargs["logger"] = [tensorboard, CSVLogger(root, name="", version=tensorboard.version)]
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # a name that Lightning does not know
+            raise error if isinstance(error, InputError) else InputError(f"{str(error).rstrip('. ')}; mend it, see --help") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
+        watch_companions(trainer, lambda: how_to_go_on(trainer) if self.subcommand == "fit" else "run it again")
         return trainer
+
+
+def how_to_go_on(trainer: L.Trainer) -> str:
+    """After a fit that ended before its time."""
+    saved = newest_checkpoint(trainer)
+    return f"go on with the same command and --ckpt_path {saved}" if saved else "no checkpoint was written yet: start again"
 
 
 def keep_shape(model: Any, stored: Mapping[str, Any]) -> None:
@@ -143,12 +158,16 @@ def stored_options(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such checkpoint file; give a .ckpt file that fit wrote")
     try:
         checkpoint = torch.load(file, map_location="meta", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        if file != path:
+            check_shards(path)
+    except Exception as error:  # unpickling raises anything
         raise InputError(f"{path}: is no Lightning checkpoint, or is damaged; give another .ckpt file that fit wrote") from error
-    if not any(name in checkpoint for name in DATA_MODULES) or (file == path and "state_dict" not in checkpoint):
+    tokenizers = [checkpoint[name] for name in DATA_MODULES if name in checkpoint] if isinstance(checkpoint, dict) else []
+    if not tokenizers or (file == path and "state_dict" not in checkpoint):
         raise InputError(f"{path}: holds no model and tokenizer of this package; give a .ckpt file that fit wrote")
+    check_parts(path, checkpoint, tokenizers[0].get("tokenizer_json"))
     known = inspect.signature(RopeGPT2Module).parameters
-    return {name: value for name, value in checkpoint.get("hyper_parameters", {}).items() if name in known}
+    return {name: value for name, value in checkpoint["hyper_parameters"].items() if name in known}
 
 
 def run_cli() -> SentimentCLI:
@@ -164,6 +183,6 @@ def run_cli() -> SentimentCLI:
         subclass_mode_data=True,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"default_root_dir": "logs"},
+        trainer_defaults={"default_root_dir": ROOT},
         parser_kwargs={**parser_options, **{name: dict(parser_options) for name in SentimentCLI.subcommands()}},
     )

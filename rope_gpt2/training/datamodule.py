@@ -116,6 +116,8 @@ class SentimentDataModule(TokenizedDataModule):
         self.verbalizer = Verbalizer() if label_words is None else Verbalizer(tuple(label_words))
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}; give a larger number")
+        if limit < 0:
+            raise InputError(f"limit must be 0 (all reviews) or more, got {limit}; give another number")
         if eval_batch_tokens < 0:
             raise InputError(f"eval_batch_tokens must be 0 (chosen by the device) or more, got {eval_batch_tokens}; give another number")
         all_shots = [shots] if isinstance(shots, int) else shots

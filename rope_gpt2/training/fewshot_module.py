@@ -101,6 +101,13 @@ class FewShotModule(L.LightningModule):
 
     on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
+    def on_predict_end(self) -> None:
+        """Count what all processes verified; from here on every one has scored."""
+        strategy = self.trainer.strategy
+        self.verified = int(strategy.reduce(torch.tensor(self.verified, device=self.device), reduce_op="sum"))
+        mine = torch.tensor(self.largest_difference, device=self.device)
+        self.largest_difference = float(strategy.reduce(mine, reduce_op="max"))
+
     def _verify(self, batch: PromptBatch, logprobs: Tensor) -> None:
         """Hold prompts of a batch against the plain path, each alone and whole."""
         before, self._seen = self._seen, self._seen + len(batch.prompts)

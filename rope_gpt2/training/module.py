@@ -22,9 +22,11 @@ from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
 from rope_gpt2.model.tokenizer import tokenizer_to_json, with_words
 from rope_gpt2.sequences import IGNORED, SequenceBatch
 from rope_gpt2.training.architecture import check_context, model_config, shape_to_start_from
+from rope_gpt2.training.checkpoint_parts import check_finite
 from rope_gpt2.training.checkpoints import load_checkpoint
 from rope_gpt2.training.fewshot_module import FewShotModule
 from rope_gpt2.training.optimization import OptimizerOptions, build_optimizer, group_options, schedule_factor, set_group_options
+from rope_gpt2.training.option_checks import MODEL_RANGES, check_ranges
 from rope_gpt2.training.sharding import ShardedStrategy, is_sharded, shard, whole_copy
 
 ROWS = 64  # an embedding that grows gets a multiple of so many
@@ -113,6 +115,7 @@ class RopeGPT2Module(FewShotModule):
             "rope_factor": rope_factor,
             "partial_rotary_factor": partial_rotary_factor,
         }
+        check_ranges(locals(), MODEL_RANGES, "model")
         model, tokenizer_json = make_model(shape, init_from, new_words or [])
         super().__init__(model)
         self.save_hyperparameters()
@@ -150,6 +153,11 @@ class RopeGPT2Module(FewShotModule):
             self._token_losses = torch.compile(token_losses)
             # Checkpointed blocks run again in the backward pass, when the model's attention would be another one.
             self._by_products = self.trainer.strategy.root_device.type == "cpu" and not self.hparams["gradient_checkpointing"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that are no finite numbers."""
+        if not is_sharded(self):
+            check_finite(checkpoint.get("state_dict", {}), str(self.trainer.ckpt_path) if self._trainer else "the checkpoint")
 
     def configure_model(self) -> None:
         """Share the model out among the processes where the strategy is `fsdp2`."""
@@ -245,7 +253,7 @@ class RopeGPT2Module(FewShotModule):
         optimizer = build_optimizer(self.model, options)
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
-            raise InputError("the schedule needs an end: give trainer.max_epochs or trainer.max_steps")
+            raise InputError("the schedule needs an end; give trainer.max_epochs or trainer.max_steps")
         total = max(1, int(steps))
         factor = schedule_factor(chosen["schedule"], total, chosen["warmup_steps"], chosen["min_learning_rate"], chosen["decay_fraction"])
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

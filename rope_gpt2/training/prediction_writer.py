@@ -1,6 +1,7 @@
 """Scores stream to disk as they are made, each row once; `predict` joins them into one CSV at the end."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from rope_gpt2.fewshot.pieces import Pieces, write_whole
 from rope_gpt2.fewshot.prompts import Prompt
 from rope_gpt2.fewshot.run_folder import write_predictions
 from rope_gpt2.fewshot.scoring import ScoredBatch, join
+from rope_gpt2.training.stopping import StopSignals
 
 
 class ScoreWriter(BasePredictionWriter):
     """Writes every piece of work (some rows under one condition) as a file of its own once all of it is scored.
+
+    Ctrl-C and SIGTERM wait for the end of a batch; a second Ctrl-C does not.
 
     Args:
         pieces: where.
@@ -28,6 +32,19 @@ class ScoreWriter(BasePredictionWriter):
         self.pieces = pieces
         self._prompts: list[Prompt] = []
         self._scored: list[ScoredBatch] = []
+        self._signals = StopSignals()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on signals wait."""
+        self._signals.hold(trainer)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the signals back."""
+        self._signals.release()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._signals.release()
 
     def write_on_batch_end(
         self,
@@ -49,6 +66,8 @@ class ScoreWriter(BasePredictionWriter):
                 folder = self.pieces.folder.parent
                 raise InputError(f"{folder}: cannot be written to ({error.strerror}); make room or choose another output") from error
             self._prompts, self._scored = [], []
+        if number := self._signals.received():
+            self._signals.act(number)
 
 
 class PredictionWriter(ScoreWriter):
@@ -67,15 +86,16 @@ class PredictionWriter(ScoreWriter):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin with no piece."""
-        if self.output.is_dir():
+        if os.path.isdir(self.output):  # False for a name that is too long
             raise InputError(f"{self.output}: is a folder; give the path of a CSV to write")
         try:
             if trainer.is_global_zero:
                 shutil.rmtree(self.pieces.folder, ignore_errors=True)
                 self.pieces.folder.mkdir(parents=True)
         except OSError as error:
-            raise InputError(f"{self.output.parent}: cannot be written to ({error.strerror}); choose another output") from error
+            raise InputError(f"{self.output}: cannot be written to ({error.strerror}); choose another output") from error
         trainer.strategy.barrier("pieces begun")
+        super().on_predict_start(trainer, pl_module)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Join the pieces of all processes."""
@@ -83,11 +103,16 @@ class PredictionWriter(ScoreWriter):
         if trainer.is_global_zero:
             plan = trainer.datamodule.plan_prompts("predict")  # type: ignore[attr-defined]
             items = [Item(window, index) for index in range(len(plan.conditions)) for window in range(plan.num_windows)]
-            write_whole(self.output, lambda path: write_predictions(path, self.pieces, items, plan.conditions))
+            try:
+                write_whole(self.output, lambda path: write_predictions(path, self.pieces, items, plan.conditions))
+            except OSError as error:
+                raise InputError(f"{self.output}: cannot be written ({error.strerror}); make room or choose another output") from error
             shutil.rmtree(self.pieces.folder)
         trainer.strategy.barrier("predictions joined")
+        super().on_predict_end(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave nothing half written."""
+        super().on_exception(trainer, pl_module, exception)
         with contextlib.suppress(OSError):  # the folder may be what failed
             shutil.rmtree(self.pieces.folder, ignore_errors=True)

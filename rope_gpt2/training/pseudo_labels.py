@@ -20,6 +20,7 @@ from rope_gpt2.fewshot.prompts import PromptBuilder
 from rope_gpt2.fewshot.scoring import PrefixCache, score_labels
 from rope_gpt2.fewshot.template import Template
 from rope_gpt2.fewshot.verbalizer import Verbalizer
+from rope_gpt2.spreadsheets import MARK, guard
 from rope_gpt2.training.whole_files import open_whole
 
 BATCH_TOKENS = 2048  # of documents in a batch: what a CPU's caches hold
@@ -95,15 +96,18 @@ def choose(
 
 
 def write_labelled(chosen: Sequence[tuple[str, str, float]], path: Path) -> None:
-    """`review,sentiment,confidence`, whole or not at all.
+    """`review,sentiment,confidence,apostrophe`, whole or not at all; no review is a formula to a spreadsheet (rope_gpt2/spreadsheets.py).
 
     Raises:
         InputError: if the file cannot be written.
     """
     with open_whole(path, "--output") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((*COLUMNS, "confidence"))
-        writer.writerows((document, label, f"{confidence:.4f}") for document, label, confidence in chosen)
+        # every field in quotes: a semicolon, which parts columns in some countries, begins no cell
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerow((*COLUMNS, "confidence", MARK))
+        for document, label, confidence in chosen:
+            review, mark = guard(document)
+            writer.writerow((review, label, f"{confidence:.4f}", mark))
 
 
 def limited(pieces: Iterable[Sequence[str]], limit: int) -> Iterator[Sequence[str]]:

@@ -4,6 +4,7 @@ torch's fully_shard (FSDP2: Zhao et al. 2023, by parameter) under Lightning's Mo
 """
 
 import dataclasses
+import io
 import pickle
 import shutil
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from typing import Any, cast
 import torch
 import torch.distributed.checkpoint as dcp
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint import CheckpointException, FileSystemReader
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -106,7 +107,9 @@ def read_sharded_weights(folder: Path, model: RopeGPT2ForCausalLM) -> None:
 
     Raises:
         KeyError: if the folder lacks weights of the model.
+        ValueError: if it is damaged, or holds what is no data.
     """
+    check_shards(folder)
     prefix = "state_dict.model."
     reader = _Reader(folder)
     stored = {name.removeprefix(prefix) for name in reader.read_metadata().state_dict_metadata if name.startswith(prefix)}
@@ -115,7 +118,36 @@ def read_sharded_weights(folder: Path, model: RopeGPT2ForCausalLM) -> None:
         raise KeyError(f"it lacks the weights {min(missing)}")
     # tensors of a state_dict are the model's own: what is read into them is in the model
     state = {"state_dict": {f"model.{name}": tensor for name, tensor in wanted.items() if name in stored}}
-    dcp.load(state, storage_reader=reader, no_dist=True)
+    try:
+        dcp.load(state, storage_reader=reader, no_dist=True)
+    except CheckpointException as error:  # no Exception: it would end the program
+        raise ValueError(f"a shard is damaged or of another model: {next(iter(error.failures.values()))[0]}") from error
+
+
+def check_shards(folder: Path) -> None:
+    """Refuse a sharded checkpoint that is more than data, for torch unpickles its list and its entries that are no tensors as they come.
+
+    Args:
+        folder: what ShardedStrategy wrote, or a stranger.
+
+    Raises:
+        ValueError: if reading it would run code or leave the folder, or its list is damaged.
+    """
+    try:
+        metadata = _Reader(folder).read_metadata()
+        for item in metadata.storage_data.values():
+            if Path(item.relative_path).name != item.relative_path or item.transform_descriptors:
+                raise ValueError(f"its list of shards names {item.relative_path!r}, which is no plain file of the folder")
+        for name, kind in metadata.state_dict_metadata.items():
+            if isinstance(kind, BytesStorageMetadata):
+                item = metadata.storage_data[MetadataIndex(name)]
+                with (folder / item.relative_path).open("rb") as file:
+                    file.seek(item.offset)
+                    torch.load(io.BytesIO(file.read(item.length)), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError("it is more than data, and the rest is never unpickled") from error
+    except Exception as error:  # unpickling raises anything
+        raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from error
 
 
 class _Reader(FileSystemReader):

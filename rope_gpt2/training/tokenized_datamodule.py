@@ -1,6 +1,5 @@
 """What data modules share: a tokenizer that every process and every checkpoint has, and where a run stands."""
 
-import pickle
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
+from rope_gpt2.errors import InputError
 from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json, tokenizer_to_json
 from rope_gpt2.training.checkpoints import DATA_MODULES
 
@@ -66,7 +66,10 @@ class TokenizedDataModule(L.LightningDataModule):
             if given is None:
                 size = self.trainer.lightning_module.hparams["vocab_size"] if self.trainer is not None else 8192
                 learn = self.tokenizer_name == "train"
-                given = tokenizer_to_json(self._learn_tokenizer(size) if learn else load_tokenizer(self.tokenizer_name))
+                tokenizer = self._learn_tokenizer(size) if learn else load_tokenizer(self.tokenizer_name)
+                if self.trainer is not None and len(tokenizer) > size:
+                    raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the model {size}; raise model.vocab_size")
+                given = tokenizer_to_json(tokenizer)
             self._tokenizer_json = given
         return self._tokenizer_json
 
@@ -99,6 +102,6 @@ def _stored_tokenizer(path: Any) -> str | None:
     file = Path(path) / "meta.pt" if Path(path).is_dir() else Path(path)  # a sharded checkpoint is a folder
     try:
         checkpoint: dict[str, Any] = torch.load(file, map_location="meta", weights_only=True, mmap=file.suffix == ".ckpt")
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
+    except Exception:  # unpickling raises anything
         return None  # the trainer says what is wrong with it
     return next((checkpoint[name]["tokenizer_json"] for name in DATA_MODULES if name in checkpoint), None)

@@ -181,7 +181,7 @@ def test_the_options_of_the_schedule_reach_it():
 
 def test_a_run_without_an_end_is_refused(module: RopeGPT2Module):
     module._trainer = make_trainer(steps=math.inf)
-    with pytest.raises(InputError, match=r"the schedule needs an end: give trainer\.max_epochs or trainer\.max_steps"):
+    with pytest.raises(InputError, match=r"the schedule needs an end; give trainer\.max_epochs or trainer\.max_steps"):
         module.configure_optimizers()
 
 
