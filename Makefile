@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# processes that share the fast tests
+WORKERS ?= auto
 # programs that look at the packages stand apart from them
 TOOLS := $(VENV)/tools
 FETCH := $(TOOLS)/bin/python -m pip install --quiet --retries 1 --timeout 15
@@ -19,10 +21,10 @@ evaluate: $(STAMP)
 	$(BIN)/python evaluate.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --maxprocesses 4 --dist loadscope
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow or inputs"
 
 checks: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -131,7 +131,7 @@ def draw(rows: dict[str, list[dict[str, Any]]], file: Path) -> None:
     """Perplexity over length, a line each, with intervals."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.0, 4.0), layout="constrained")
     for number, (name, cells) in enumerate(rows.items()):
         cells = [cell for cell in cells if cell["perplexity"] is not None]
         values = np.array([cell["perplexity"] for cell in cells])
@@ -143,11 +143,11 @@ def draw(rows: dict[str, list[dict[str, Any]]], file: Path) -> None:
         axes.errorbar(
             [cell["multiple"] for cell in cells], values, errors, marker=marker, markersize=4, linestyle=line, capsize=2, label=name
         )
-    axes.set(xscale="log", yscale="log", xlabel="length of the window, in training lengths", ylabel="perplexity (windows apart)")
+    axes.set(xscale="log", xlabel="length of the window, in training lengths", ylabel="perplexity (windows apart)")
     axes.set_xticks(MULTIPLES, [str(multiple) for multiple in MULTIPLES])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=2, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
     plt.close(figure)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported: a name that is no folder is refused at once
+if "PYTEST_XDIST_WORKER" in os.environ:  # read once, when torch is imported: processes that share the tests share the cores as well
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from running import ROOT, call, fit_arguments

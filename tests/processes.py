@@ -47,6 +47,11 @@ def start(arguments: Sequence[str], output: Path, environment: Mapping[str, str]
     return process
 
 
+def begun(output: Path) -> Path:
+    """The file that is there once a process is a command: before, a signal would not meet the command."""
+    return output.with_name(f"{output.name}.begun")
+
+
 def run_together(arguments: Sequence[str], world: int = 1, timeout: float = 300) -> list[Ended]:
     """A command in `world` processes, as torchrun starts them: `main(arguments)` in each, rank by rank."""
     with socket.socket() as free:
@@ -81,6 +86,7 @@ def _run(arguments: list[str], environment: dict[str, str], output: Path) -> Non
     # What the processes that it starts are started with: its script
     sys.argv = ["evaluate.py" if arguments[0] == "evaluate" else "train.py", *arguments]
     sys.modules["__main__"].__spec__ = None
+    begun(output).touch()
     sys.exit(main(arguments))
 
 

@@ -93,7 +93,7 @@ def test_a_list_of_shards_that_would_run_code_is_refused(tmp_path: Path, fitted:
     torch.save({name: value for name, value in stored.items() if name not in ("state_dict", "optimizer_states")}, folder / "meta.pt")
     (folder / ".metadata").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
     assert call(["evaluate", "--checkpoint", str(folder), "--data", "data/demo.csv", "--output", str(tmp_path / "scored")]) == 2
-    assert "os.system, which is no data" in capsys.readouterr().err.replace("posix.system", "os.system")
+    assert "it is more than data, and the rest is never unpickled" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ SCRIPTS = [command for command in COMMANDS if command.startswith(("python ", "ro
 # What needs SST-2, a GPU, or another command's result: its options are parsed to the end.
 PARSED = [command for command in SCRIPTS if re.search(r"sst2|gpu |--ckpt_path", command)]
 RUN = [command for command in SCRIPTS if command not in PARSED]
+PROGRAMS = ("python evaluate.py", "python train.py", "rope-gpt2 convert to-gpt-neox")
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,25 @@ def test_a_make_command_is_known(command: str):
     assert subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", RUN)
-def test_a_command_runs(command: str, checkout: Path):
+@pytest.mark.parametrize("command", [next(command for command in RUN if command.startswith(program)) for program in PROGRAMS])
+def test_a_command_runs_in_a_process_of_its_own(command: str, checkout: Path):
     program, *arguments = shlex.split(command)
     start = [sys.executable] if program == "python" else [sys.executable, str(Path(sys.executable).with_name(program))]
     done = subprocess.run([*start, *arguments], cwd=checkout, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_a_command_runs(command: str, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """One after another in one process: importing torch anew for each would take longer than most of them."""
+    monkeypatch.chdir(checkout)
+    program, *arguments = shlex.split(command)
+    script = "evaluate" if arguments[0] == "evaluate.py" else "train"
+    try:
+        code = call([script, *arguments[1:]] if program == "python" else arguments)
+    except SystemExit as ended:  # of --help
+        code = int(ended.code or 0)
+    assert code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", PARSED)

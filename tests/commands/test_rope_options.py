@@ -98,7 +98,7 @@ def test_label_takes_a_scaling(tmp_path):
     options = ["--column", "review", "--limit", "60", "--min-confidence", "0.5", "--rope-type", "linear", "--rope-factor", "2"]
     assert call(["label", "--checkpoint", "checkpoints/mini", "--text", str(DEMO), "--output", str(tmp_path / "l.csv"), *options]) == 0
     with (tmp_path / "l.csv").open(encoding="utf-8", newline="") as file:
-        assert next(csv.reader(file)) == ["review", "sentiment", "confidence"]
+        assert next(csv.reader(file)) == ["review", "sentiment", "confidence", "apostrophe"]
 
 
 def test_the_context_grows_by_the_factor_unless_a_length_is_given():

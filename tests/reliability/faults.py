@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from processes import Ended, start
+from processes import Ended, begun, start
 
 SEED = int(os.environ.get("ROPE_GPT2_FAULT_SEED", "0"))
 PATIENCE = 240.0  # seconds that a command may take to end, after a fault or without: then it hangs
@@ -115,9 +115,12 @@ class Command:
 
     def disturb(self, fault: str, seconds: float) -> Ended | None:
         """Start, and inject a fault once it has computed for so long; None where it ended before that."""
+        begun(self.log).unlink(missing_ok=True)
         process = start(self.arguments(), self.log, self.environment)
         deadline = time.monotonic() + PATIENCE
-        while process.is_alive() and _processor_seconds(process) < seconds and time.monotonic() < deadline:
+        while process.is_alive() and time.monotonic() < deadline:
+            if begun(self.log).exists() and _processor_seconds(process) >= seconds:
+                break
             process.join(0.002)
         if not process.is_alive():
             assert self._end(process).code == 0, self.log.read_text()
