@@ -112,6 +112,8 @@ class TrainingRecipe:
             overlaps = OverlapGuard(judged).overlaps([words_of(example.review) for example in more])
             kept = [example for example, overlap in zip(more, overlaps.tolist(), strict=True) if not overlap]
         examples = [example for example in (*train, *kept) if len(example.review.split()) >= self.min_words]
+        if not examples and not (train or kept):
+            raise InputError("no training review is left: all overlap with held-out or evaluated ones; lower data.holdout, or give others")
         if not examples:
             raise InputError(f"no training review has the {self.min_words} words of data.min_words; lower it")
         return examples, len(more) - len(kept)

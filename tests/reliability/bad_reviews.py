@@ -58,6 +58,7 @@ FILES: dict[str, tuple[Content | None, str]] = {
 }
 LONG = HEAD + f"{'far too long ' * 300},negative\nFine.,positive\n"
 MANY = HEAD + "".join(f"Film number {number} of all of them is fine for me and my friends.,positive\n" for number in range(9))
+DISTINCT = HEAD + "".join(f"{' '.join(f'{letter}{place}' for place in range(12))},positive\n" for letter in "abcdefghi")
 ONE_CLASS = HEAD + "".join(f"Film number {number} is fine.,positive\n" for number in range(40))
 
 
@@ -113,6 +114,12 @@ ROWS = [
         "reviews of which none fits a sequence",
         "data.train bad.csv --data.holdout 2 --data.max_length 8",
         "no training review fits 8",
+        DISTINCT,
+    ),
+    _fit_on(
+        "reviews that all overlap with those held out",
+        "data.train bad.csv --data.holdout 2",
+        "no training review is left: all overlap",
         MANY,
     ),
     Bad(
