@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM
 from rope_gpt2.errors import InputError
 from rope_gpt2.model.attention import LONGEST
+from rope_gpt2.model.configuration import POSITION_ENCODINGS, ROPE_TYPES
 from rope_gpt2.model.tokenizer import tokenizer_to_json, train_tokenizer
 from rope_gpt2.sequences import IGNORED, SequenceBatch
 from rope_gpt2.training import module as module_file
@@ -95,6 +96,26 @@ def test_packed_documents_have_the_losses_of_the_documents_alone(module: RopeGPT
             counts[kind] += number[kind]
     torch.testing.assert_close(ours, 0.5 * sums["text"] / counts["text"] + sums["label"] / counts["label"])
     assert not torch.allclose(ours, module.training_step(batch, 0), rtol=1e-4)
+
+
+KINDS = [{"position_encoding": name} for name in POSITION_ENCODINGS]
+KINDS += [{"rope_type": name, "rope_factor": 2.0} for name in ROPE_TYPES if name != "default"]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_encoding_and_rope_type_is_trained_on_the_models_own_loss(kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    module = RopeGPT2Module(**SHAPE, **kind)
+    module._trainer = make_trainer()
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    batch = make_batch(length=40)  # beyond the 32 of the original context, where a scaling tells; but for a table, which ends there
+    if kind.get("position_encoding") == "learned":
+        batch = make_batch(length=32)
+    for module._by_products in (False, True):
+        ours = module.training_step(batch, 0)
+        torch.testing.assert_close(ours, module.model(batch.input_ids, labels=batch.input_ids).loss)
+        gradients = torch.autograd.grad(ours, list(module.model.parameters()))
+        assert all(gradient.isfinite().all() and gradient.abs().sum() > 0 for gradient in gradients)
 
 
 def test_a_batch_without_label_words_has_a_label_loss_of_nothing(module: RopeGPT2Module):
