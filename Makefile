@@ -1,5 +1,9 @@
 # make evaluate   install what is missing, then evaluate checkpoints/mini on data/demo.csv
 # make test       install what is missing, then run the tests
+# make test-slow  run the tests that inject faults, start second processes or train
+# make test-oldest, make test-newest
+#                 the tests of `make test` with the oldest or the newest versions that pyproject.toml admits, in .venv/oldest or
+#                 .venv/newest; PYTHON=python3.12 chooses the Python, UV_TORCH_BACKEND=cpu the small build of torch
 # make lock       write requirements/hashes.txt anew, after constraints.txt has changed
 # make licences   write docs/licences.md anew
 
@@ -14,17 +18,27 @@ TOOLS := $(VENV)/tools
 FETCH := $(TOOLS)/bin/python -m pip install --quiet --retries 1 --timeout 15
 AUDIT := pip-audit==2.10.1
 UV := uv==0.13.9
+FAST := -m "not slow" --numprocesses $(WORKERS) --maxprocesses 4 --dist loadscope
 
-.PHONY: evaluate test test-slow checks audit licences lock install clean
+.PHONY: evaluate test test-slow test-oldest test-newest checks audit licences lock install clean
 
 evaluate: $(STAMP)
 	$(BIN)/python evaluate.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --maxprocesses 4 --dist loadscope
+	$(BIN)/python -m pytest $(FAST)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or inputs"
+
+# hashes are of constraints.txt's versions; these others come as the index has them
+test-oldest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-oldest test-newest: test-%: $(TOOLS)
+	$(FETCH) $(UV)
+	$(PYTHON) -m venv --clear $(VENV)/$*
+	$(TOOLS)/bin/uv pip install --quiet --python $(VENV)/$*/bin/python --resolution $(RESOLUTION) --editable '.[dev]'
+	$(VENV)/$*/bin/python -m pytest $(FAST)
 
 checks: $(STAMP)
 	$(BIN)/ruff format --check .

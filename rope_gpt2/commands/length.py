@@ -161,13 +161,15 @@ def _write(options: argparse.Namespace, content: dict[str, Any], study: Study) -
     content |= as_json(study)
     for result in content["results"] if options.rope_type is not None else ():
         result |= {"rope_type": options.rope_type, "rope_factor": _factor(options, result["multiple"])}
+    asked = f"--output {options.output}"
     try:
+        write_json(content, Path(options.output))
         if options.plot:
+            asked = f"--plot {options.plot}"
             plot = draw(study)
             write_whole(Path(options.plot), lambda beside: write_image(plot, beside, Path(options.plot).suffix))
-        write_json(content, Path(options.output))
     except OSError as error:
-        raise InputError(f"--output {options.output}: cannot be written ({error.strerror}); choose another file") from error
+        raise InputError(f"{asked}: cannot be written ({error.strerror}); choose another file") from error
 
 
 def _name(options: argparse.Namespace) -> str:

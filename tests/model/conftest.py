@@ -1,7 +1,7 @@
 """Tiny RoPE GPT-2s of every rope type, with weights so large that a wrong rotation, mask or scale shows in the logits."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -39,6 +39,13 @@ ROPE_PARAMETERS: dict[str, dict[str, Any]] = {
 def rope_parameters(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Parameters of each rope type in turn, safe to write into."""
     return copy.deepcopy(ROPE_PARAMETERS[request.param])
+
+
+@pytest.fixture
+def no_gradients() -> Iterator[None]:
+    """For tests of forward passes alone."""
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from rope_gpt2.errors import InputError
 from rope_gpt2.model.configuration import POSITION_ENCODINGS
 from rope_gpt2.model.conversion import from_gpt2, from_gpt_neox, to_gpt2, to_gpt_neox
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 SHAPE = {"vocab_size": 97, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 NEOX_SHAPE = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 80}
 TOKENS = {"bos_token_id": None, "eos_token_id": None}
@@ -19,12 +21,6 @@ KEPT = [
     {"n_inner": 48, "activation_function": "relu", "layer_norm_epsilon": 1e-3},
     {"attn_pdrop": 0.3, "resid_pdrop": 0.2, "embd_pdrop": 0.2, "use_cache": False, "eos_token_id": 5, "initializer_range": 0.1},
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
 
 
 def stirred(model):

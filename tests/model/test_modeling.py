@@ -2,24 +2,17 @@ import math
 
 import pytest
 import torch
+from tensors import assert_same
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, StaticCache
 
 from rope_gpt2 import RopeGPT2ForCausalLM
 from rope_gpt2.model.conversion import to_gpt_neox
 
-
-def assert_same(ours, theirs, **tolerances):
-    torch.testing.assert_close(ours, theirs, **({"rtol": 1e-5, "atol": 1e-5} | tolerances))
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def random_ids(length):
     return torch.randint(1, 97, (2, length), generator=torch.Generator().manual_seed(2))
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
 
 
 # Two exact oracles.

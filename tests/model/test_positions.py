@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tensors import assert_same
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
@@ -12,18 +13,10 @@ from rope_gpt2.model.attention import attention_by_products
 from rope_gpt2.model.configuration import POSITION_ENCODINGS
 from rope_gpt2.model.positions import SinusoidalPositions, alibi_mask, alibi_slopes
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 ENCODINGS = pytest.mark.parametrize("encoding", POSITION_ENCODINGS)
 IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
-
-
-def assert_same(ours, theirs, **tolerances):
-    torch.testing.assert_close(ours, theirs, **({"rtol": 1e-5, "atol": 1e-5} | tolerances))
 
 
 def padded_left(ids, padding):

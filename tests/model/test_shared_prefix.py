@@ -6,8 +6,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tensors import assert_same
 
 from rope_gpt2.model import shared_prefix
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 ORIGINAL = 16  # tokens: original context of the rope types that have one, in these tests
 CHANGES = {
@@ -22,16 +25,6 @@ CHANGES = {
     "a head of its own": {"tie_word_embeddings": False},
     "eager attention": {"attn_implementation": "eager"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
-
-
-def assert_same(ours, theirs, **tolerances):
-    torch.testing.assert_close(ours, theirs, **({"rtol": 1e-5, "atol": 1e-5} | tolerances))
 
 
 def random_ids(*shape, seed=2):
