@@ -79,6 +79,8 @@ class _Spread:
         distance = abs(self.mean)
         if self.half_width(SMALLEST_P) <= distance:
             return SMALLEST_P
+        if self.half_width(1.0) >= distance:  # not 0 to the bit where SciPy's quantile of one half is not
+            return 1.0
         return float(optimize.brentq(lambda alpha: self.half_width(alpha) - distance, SMALLEST_P, 1.0, xtol=1e-16))
 
 

@@ -353,7 +353,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def test_the_written_folder_is_published(hub: Hub, rope_folder: Path, tmp_path: Path):
     convert("to-gpt-neox", rope_folder, neox := tmp_path / "neox", "--push-to-hub", "someone/small", "--private")
-    assert hub.created == [{"name": "small", "organization": "someone", "visibility": "private"}]
+    (created,) = hub.created
+    assert (created["name"], created["organization"]) == ("small", "someone")
+    assert created.get("visibility") == "private" or created.get("private") is True  # huggingface_hub 2, and 1
     assert hub.published == sorted(path.name for path in neox.iterdir())
     assert 'from_pretrained("someone/small")' in (neox / "README.md").read_text()
 

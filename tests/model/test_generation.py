@@ -4,13 +4,12 @@ import logging
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
+from tensors import assert_same
 from torch.nn.functional import cross_entropy
 
 from rope_gpt2.model.modeling import RopeGPT2Attention
-
-
-def assert_same(ours, theirs, **tolerances):
-    torch.testing.assert_close(ours, theirs, **({"rtol": 1e-5, "atol": 1e-5} | tolerances))
 
 
 def generate(model, input_ids, **options):
@@ -156,6 +155,8 @@ def test_generation_on_the_gpu_is_that_on_the_cpu(tiny_model, input_ids):
 def test_a_model_compiled_as_one_graph_gives_the_same_logits(backend, rope_parameters, tiny_model, input_ids):
     if rope_parameters["rope_type"] == "dynamic":
         pytest.skip("Python decides over its frequencies, by the positions")
+    if rope_parameters["rope_type"] == "longrope" and Version(transformers.__version__) < Version("5.22"):
+        pytest.skip("so it does over longrope's before transformers 5.22")
     model = tiny_model(rope_parameters=rope_parameters)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend=backend)
