@@ -8,6 +8,7 @@ Everything else (weights and their names, initialisation, MLP, masks, `generate`
 Let B be batch, N heads, L length, S length with the cache, H head dimension, E = N * H, V vocabulary.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ from rope_gpt2.model.positions import BIASED, alibi_mask, alibi_slopes, check_ta
 from rope_gpt2.model.rotary import RopeGPT2RotaryEmbedding, rotate
 from rope_gpt2.model.shared_prefix import EncodedPrefix, encode_prefix, encode_sequences
 
+# what GPT-2 calls its cache; the newer name came with transformers 5.24
+CACHE = "cache" if "cache" in inspect.signature(GPT2Model.forward).parameters else "past_key_values"
+
 
 class RopeGPT2Attention(GPT2Attention):
     """GPT-2's self-attention with rotated queries and keys, or ALiBi's biases; weights, scaling and dropout are the parent's."""
@@ -35,13 +39,14 @@ class RopeGPT2Attention(GPT2Attention):
         attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         seen: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
         Args:
             hidden_states: [B, L, E].
-            past_key_values: keys are stored after rotation, so a cached key is never rotated again.
+            past_key_values, cache: one of the two; keys are stored after rotation, so a cached key is never rotated again.
             attention_mask: whatever the attention function takes ([B, 1, L, S] for sdpa and eager), or None for causal.
             position_embeddings: (cos, sin), each [B or 1, 1, L, R] float32; None for all encodings but rope.
             seen: tokens in the cache before these.
@@ -55,8 +60,9 @@ class RopeGPT2Attention(GPT2Attention):
             query, key = (rotate(part, *position_embeddings) for part in (query, key))
         elif self.config.position_encoding == "rope":
             raise ValueError("position_embeddings is missing; call RopeGPT2Model, which computes it from position_ids")
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        cache = past_key_values if cache is None else cache
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
 
         implementation = self.config._attn_implementation
         if self.config.position_encoding == "alibi":
@@ -122,13 +128,14 @@ class RopeGPT2Model(RopeGPT2PreTrainedModel, GPT2Model):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """GPT2Model's forward, with (cos, sin) computed once and handed to every block.
 
         Args:
             input_ids, inputs_embeds: [B, L] or [B, L, E], one of the two.
-            past_key_values: cache of rotated keys, and of values.
+            past_key_values, cache: one of the two, a cache of rotated keys, and of values.
             attention_mask: [B, S], 1 for a token and 0 for padding on either side; or 4-dimensional as transformers takes it.
             position_ids: [B or 1, L]; by default they go on from the cache. Only their differences matter, so left padding needs
                 none (it does for the encodings learned and sinusoidal). As in all of transformers, ids that jump mark documents kept
@@ -140,7 +147,8 @@ class RopeGPT2Model(RopeGPT2PreTrainedModel, GPT2Model):
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if tokens is None:
             raise ValueError("give input_ids or inputs_embeds")
-        seen = past_key_values.get_seq_length() + 0 if past_key_values is not None else 0  # a static cache's own count goes on
+        cache = past_key_values if cache is None else cache
+        seen = cache.get_seq_length() + 0 if cache is not None else 0  # a static cache's own count goes on
         if position_ids is None:
             check_table(self.wpe, seen + tokens.shape[1])
             position_ids = (torch.arange(tokens.shape[1], device=tokens.device) + seen).unsqueeze(0)
@@ -150,7 +158,7 @@ class RopeGPT2Model(RopeGPT2PreTrainedModel, GPT2Model):
             rotation = (cos.unsqueeze(1), sin.unsqueeze(1))  # (batch, 1, seq, rotary_dim)
         return super().forward(
             input_ids=input_ids,
-            past_key_values=past_key_values,
+            **{CACHE: cache},
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
