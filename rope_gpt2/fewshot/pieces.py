@@ -99,6 +99,26 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         raise
 
 
+def remove_left_over(folder: Path) -> None:
+    """Remove what `write_whole` was writing into a folder, or its plots, when its process was killed."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob("plots/.*.tmp")):
+        process = path.name.removesuffix(".tmp").rpartition(".")[2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if fcntl is None:
+        return True  # not to be asked on Windows, where the question is a signal
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # of another user, or no process's number
+    return True
+
+
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Indented JSON with a line end."""
     write_whole(path, lambda partial: partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"))
@@ -142,6 +162,7 @@ def begin(folder: Path, plan: dict[str, Any], resume: bool) -> Pieces:
         else:
             shutil.rmtree(partial, ignore_errors=True)
             write_json(plan, partial / PLAN)
+        remove_left_over(folder)
     except BaseException as error:
         _unlock(folder)
         for path in made:  # the innermost first

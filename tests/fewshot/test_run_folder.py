@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import random
 import shutil
 import struct
@@ -578,3 +579,18 @@ def test_scores_stand_in_groups_of_a_piece_each(tmp_path):
     file = pq.ParquetFile(tmp_path / run_folder.SCORES)
     assert file.num_row_groups == 3 * len(CONDITIONS)
     assert file.schema_arrow.field("logprob_negative").type == pa.float32()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(resume: bool, tmp_path: Path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / "plots").mkdir()
+    stale = [tmp_path / f".scores.parquet.{ended.pid}.tmp", tmp_path / "plots" / f".accuracy.png.{ended.pid}.tmp"]
+    kept = [tmp_path / f".other.csv.{os.getpid()}.tmp", tmp_path / ".mine.tmp", tmp_path / f"{ended.pid}.tmp"]
+    for path in (*stale, *kept):
+        path.write_text("half")
+    begin(tmp_path, PLAN, resume=resume)
+    end(tmp_path)
+    assert not [path for path in stale if path.exists()]
+    assert all(path.exists() for path in kept)
