@@ -168,4 +168,12 @@ class _DataUnpickler(pickle.Unpickler):
         is_data = isinstance(found, type) and (dataclasses.is_dataclass(found) or issubclass(found, (Enum, torch.Size, PurePath)))
         if is_data or isinstance(found, torch.dtype) or (module, name) == ("torch.serialization", "_get_layout"):
             return found
+        if (module, name) == ("builtins", "getattr"):  # so Python 3.11.0 to 3.11.3 name a member of an Enum
+            return _member
         raise pickle.UnpicklingError(f"the list of shards names {module}.{name}, which is no data")
+
+
+def _member(kind: Any, name: str) -> Enum:
+    if isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__:
+        return kind[name]
+    raise pickle.UnpicklingError(f"the list of shards asks for {name!r} of what is no Enum")

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import call, fit_arguments
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING as MEMORY_FORMAT
 
 from rope_gpt2.corpus.documents import read_documents
 from rope_gpt2.corpus.token_cache import TokenCache
@@ -181,6 +182,33 @@ def test_a_pickle_in_a_sharded_checkpoint_is_never_run(shards, marker: Path, ref
     shutil.rmtree(sharded)
     # an entry that says it is no tensor: torch unpickles it as it comes
     assert "never unpickled" in refused_by_both(shards(model__transformer__ln_f__weight=Attack(marker)), refused)
+
+
+class Lookup:
+    """Pickles as `getattr(holder, name)`; Python 3.11.0 to 3.11.3 write the members of Enums so."""
+
+    def __init__(self, holder: type, name: str) -> None:
+        self.holder, self.name = holder, name
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[type, str]]:
+        return getattr, (self.holder, self.name)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_list_of_shards_may_name_members_of_enums_and_nothing_else_of_anything(shards, refused):
+    sharded = shards()
+    metadata = pickle.loads((sharded / ".metadata").read_bytes())
+    for holder, name, is_good in (
+        (MEMORY_FORMAT, "TORCH_CHANNELS_LAST", True),
+        (MEMORY_FORMAT, "mro", False),
+        (PurePosixPath, "joinpath", False),
+    ):
+        metadata.planner_data = Lookup(holder, name)
+        (sharded / ".metadata").write_bytes(pickle.dumps(metadata))
+        if is_good:
+            check_shards(sharded)
+        else:
+            assert "never unpickled" in refused_by_both(sharded, refused)
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
