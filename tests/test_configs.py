@@ -20,4 +20,4 @@ def test_overlays_are_merged(capsys):
         call(["fit", "--config", "configs/sst2_mini.yaml", "--config", "configs/gpu.yaml", "--print_config"])
     printed = capsys.readouterr().out
     assert "accelerator: gpu" in printed
-    assert "n_embd: 256" in printed
+    assert "n_embd: 64" in printed
