@@ -222,7 +222,8 @@ class RopeGPT2Module(FewShotModule):
         text_loss, label_loss = sums / counts.clamp(min=TINY)
         loss = self.hparams["lm_loss_weight"] * text_loss + self.hparams["label_loss_weight"] * label_loss
         self.log("train/loss", self.hparams["lm_loss_weight"] * logged[0] + self.hparams["label_loss_weight"] * logged[1], prog_bar=True)
-        self.log("train/text_loss", logged[0])
+        if self.hparams["lm_loss_weight"]:
+            self.log("train/text_loss", logged[0])
         self.log("train/label_loss", logged[1], prog_bar=True)
         return loss
 
@@ -240,6 +241,9 @@ class RopeGPT2Module(FewShotModule):
         # Padding stands on the right, where causal attention never looks back from; as embeddings it needs no mask (nor a warning).
         embeddings = self.model.transformer.wte(batch.input_ids)
         hidden = self.model.transformer(inputs_embeds=embeddings, position_ids=batch.position_ids, use_cache=False).last_hidden_state
+        if self.training and not self.hparams["lm_loss_weight"]:  # logits of the label words are all that counts
+            losses = token_losses(hidden[batch.is_label], self.model.lm_head.weight, batch.targets[batch.is_label])
+            return functional.pad(losses.sum()[None], (1, 0)), functional.pad(batch.is_label.sum()[None].float(), (1, 0))
         losses = self._token_losses(hidden, self.model.lm_head.weight, batch.targets)
         is_label = batch.is_label.flatten()
         is_text = (batch.targets.flatten() != IGNORED) & ~is_label
@@ -301,12 +305,12 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each target token, in nats; 0 where the target is `IGNORED`.
 
     Args:
-        hidden: [B, L, E] last hidden states.
+        hidden: [B, L, E] or [N, E] last hidden states.
         head: [V, E] output embedding.
-        targets: [B, L] token ids.
+        targets: [B, L] or [N] token ids.
 
     Returns:
-        [B * L] float32.
+        [B * L] or [N] float32.
     """
-    logits = functional.linear(hidden, head).flatten(0, 1)
+    logits = functional.linear(hidden, head).flatten(0, -2)
     return functional.cross_entropy(logits.float(), targets.flatten(), ignore_index=IGNORED, reduction="none")

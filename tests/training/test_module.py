@@ -54,7 +54,9 @@ def make_batch(rows: int = 2, length: int = 10, position_ids: torch.Tensor | Non
 # Losses
 
 
-def test_the_loss_is_the_weighted_sum_of_the_means_over_text_and_labels(module: RopeGPT2Module):
+@pytest.mark.parametrize("weight", [0.5, 0.0])  # without a loss of the text, logits of the labels alone are computed
+def test_the_loss_is_the_weighted_sum_of_the_means_over_text_and_labels(weight: float, module: RopeGPT2Module):
+    module.hparams["lm_loss_weight"] = weight
     ids = torch.randint(0, 64, (2, 10))
     targets = ids.roll(-1, dims=1)
     targets[:, -1] = IGNORED
@@ -68,8 +70,10 @@ def test_the_loss_is_the_weighted_sum_of_the_means_over_text_and_labels(module: 
         for place in range(10):
             if targets[row, place] != IGNORED:
                 (label if is_label[row, place] else text).append(-log_probabilities[row, place, targets[row, place]])
-    theirs = 0.5 * torch.stack(text).mean() + torch.stack(label).mean()
+    theirs = weight * torch.stack(text).mean() + torch.stack(label).mean()
     torch.testing.assert_close(ours, theirs)
+    weights = list(module.parameters())
+    torch.testing.assert_close(torch.autograd.grad(ours, weights), torch.autograd.grad(theirs, weights))
 
 
 @pytest.mark.parametrize("by_products", [False, True])
