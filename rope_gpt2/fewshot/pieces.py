@@ -162,6 +162,7 @@ def begin(folder: Path, plan: dict[str, Any], resume: bool) -> Pieces:
         else:
             shutil.rmtree(partial, ignore_errors=True)
             write_json(plan, partial / PLAN)
+        shutil.rmtree(partial / JOINED, ignore_errors=True)  # written anew as a whole; `publish` takes all that stands there
         remove_left_over(folder)
     except BaseException as error:
         _unlock(folder)

@@ -594,3 +594,15 @@ def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(resume: b
     end(tmp_path)
     assert not [path for path in stale if path.exists()]
     assert all(path.exists() for path in kept)
+
+
+def test_what_a_killed_process_was_joining_is_never_published(tmp_path: Path):
+    begin(tmp_path, PLAN, resume=False)
+    joined = tmp_path / pieces.PARTIAL / pieces.JOINED
+    joined.mkdir()
+    (joined / f".scores.parquet.{os.getpid()}.tmp").write_text("half")
+    begin(tmp_path, PLAN, resume=True)
+    write_json({}, joined / pieces.MANIFEST)
+    pieces.publish(tmp_path)
+    end(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [pieces.MANIFEST]
