@@ -65,7 +65,7 @@ class RopeGPT2Module(FewShotModule):
         schedule: "cosine", or "wsd": warm-up, plateau, decay; a checkpoint of the plateau can go on to any length.
         decay_fraction: of "wsd": fraction of all steps, at the end, in which the learning rate falls, in [0, 1].
         init_from: folder or .ckpt to start from: its shape and tokenizer, its weights; dropout and n_positions are this run's own.
-        lm_loss_weight: weight of the mean loss over the tokens of the text.
+        lm_loss_weight: weight of the mean loss over the tokens of the text; at 0 logits are computed at the label words alone.
         label_loss_weight: weight of the mean loss over the label words.
         new_words: words, with the space before them, that become one token each in the tokenizer of `init_from`: its label words, say.
         compile: run torch.compile on the model for training; None: where a compiler is found and the run is long enough to pay for it.
