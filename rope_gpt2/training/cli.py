@@ -167,7 +167,9 @@ def stored_options(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: holds no model and tokenizer of this package; give a .ckpt file that fit wrote")
     check_parts(path, checkpoint, tokenizers[0].get("tokenizer_json"))
     known = inspect.signature(RopeGPT2Module).parameters
-    return {name: value for name, value in checkpoint["hyper_parameters"].items() if name in known}
+    stored = {name: value for name, value in checkpoint["hyper_parameters"].items() if name in known}
+    # an option that is younger than the checkpoint had its default there
+    return {name: known[name].default for name in known.keys() - OWN_OPTIONS if name != "self"} | stored
 
 
 def run_cli() -> SentimentCLI:

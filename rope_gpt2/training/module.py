@@ -58,6 +58,8 @@ class RopeGPT2Module(FewShotModule):
         partial_rotary_factor: fraction of each head that is rotated, in (0, 1].
         learning_rate: peak of the schedule.
         min_learning_rate: end of the cosine, as a fraction of the peak, in [0, 1].
+        embedding_rate: learning rate of the embeddings, as a multiple of `learning_rate`. Below 1, words that labelled text lacks keep
+            their place beside those that it has, on a model that was trained on plain text.
         weight_decay: decoupled (Loshchilov & Hutter 2019), on matrices only.
         beta2: second moment's decay of AdamW (0.95 in GPT-3's recipe; the first is 0.9).
         warmup_steps: optimizer steps of linear warm-up.
@@ -88,6 +90,7 @@ class RopeGPT2Module(FewShotModule):
         partial_rotary_factor: float = 1.0,
         learning_rate: float = 6e-4,
         min_learning_rate: float = 0.1,
+        embedding_rate: float = 1.0,
         weight_decay: float = 0.1,
         beta2: float = 0.95,
         warmup_steps: int = 100,
@@ -253,7 +256,13 @@ class RopeGPT2Module(FewShotModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW or Muon beside it, and the schedule; see `rope_gpt2.training.optimization`."""
         chosen = self.hparams
-        options = OptimizerOptions(chosen["optimizer"], chosen["learning_rate"], chosen["weight_decay"], chosen["beta2"])
+        options = OptimizerOptions(
+            chosen["optimizer"],
+            chosen["learning_rate"],
+            chosen["weight_decay"],
+            chosen["beta2"],
+            embedding_rate=chosen["embedding_rate"],
+        )
         optimizer = build_optimizer(self.model, options)
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):

@@ -33,6 +33,7 @@ class OptimizerOptions:
         weight_decay: decoupled, on matrices and embeddings only.
         beta2: second moment's decay of AdamW; the first is 0.9.
         momentum: of Muon, with Nesterov's look ahead.
+        embedding_rate: learning rate of embeddings, as a multiple of `learning_rate`.
     """
 
     name: Literal["adamw", "muon"]
@@ -40,6 +41,7 @@ class OptimizerOptions:
     weight_decay: float
     beta2: float
     momentum: float = 0.95
+    embedding_rate: float = 1.0
 
 
 class MuonBesideAdamW(Optimizer):
@@ -94,10 +96,16 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> Optimizer:
     if options.name == "muon" and not muon_names:
         raise InputError("muon found no matrix in the blocks (parameters are sharded, say); take --model.optimizer adamw")
     rest = [parameter for name, parameter in named if name not in muon_names]
+    apart: set[int] = set()  # embeddings with a rate of their own; with the usual one, groups are as in the checkpoints of former versions
+    if options.embedding_rate != 1:
+        apart = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    rate = options.learning_rate * options.embedding_rate
     groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in rest if parameter.ndim >= 2], "weight_decay": options.weight_decay},
+        {"params": [parameter for parameter in rest if parameter.ndim >= 2 and id(parameter) not in apart]},
         {"params": [parameter for parameter in rest if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": [parameter for parameter in rest if id(parameter) in apart], "lr": rate},
     ]
+    groups = [{"weight_decay": options.weight_decay, **group} for group in groups if group["params"]]
     adamw = AdamW(groups, lr=options.learning_rate, betas=(0.9, options.beta2), fused=True)
     adamw._step_supports_amp_scaling = False  # or Lightning refuses to clip before a fused step
     if not muon_names:

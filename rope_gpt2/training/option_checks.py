@@ -20,6 +20,7 @@ MODEL_RANGES = {
     "attention_dropout": (0.0, math.nextafter(1.0, 0.0), "a probability in [0, 1)"),
     "learning_rate": (0.0, math.nextafter(math.inf, 0.0), "a finite number from 0 on"),
     "min_learning_rate": (0.0, 1.0, "a fraction in [0, 1]"),
+    "embedding_rate": (0.0, math.nextafter(math.inf, 0.0), "a finite number from 0 on"),
     "weight_decay": (0.0, math.nextafter(math.inf, 0.0), "a finite number from 0 on"),
     "beta2": (0.0, math.nextafter(1.0, 0.0), "a number in [0, 1)"),
     "warmup_steps": (0, math.inf, "0 or more"),

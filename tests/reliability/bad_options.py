@@ -67,6 +67,7 @@ FIT_OPTIONS = {
     "--model.learning_rate -1": ("model.learning_rate must be a finite number", "-1"),
     "--model.learning_rate fast": ("model.learning_rate", "fast"),
     "--model.weight_decay -1": ("model.weight_decay must be a finite number", "-1"),
+    "--model.embedding_rate -1": ("model.embedding_rate must be a finite number",),
     "--model.beta2 1": ("model.beta2 must be a number in [0, 1)",),
     "--model.warmup_steps -1": ("model.warmup_steps must be 0 or more",),
     "--model.label_loss_weight -1": ("model.label_loss_weight must be a finite number",),

@@ -204,6 +204,15 @@ def test_another_shape_than_the_checkpoints_is_refused(plateau: Path, tmp_path: 
     assert f"error: the run of ckpt_path has model.{option} {theirs}, got {value}; leave it out" in capsys.readouterr().err
 
 
+def test_an_option_younger_than_the_checkpoint_had_its_default_there(plateau: Path, tmp_path: Path, capsys):
+    checkpoint = torch.load(plateau, weights_only=True)
+    del checkpoint["hyper_parameters"]["embedding_rate"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    assert call([*plateau_arguments(tmp_path, 8, embedding_rate="0.5"), "--ckpt_path", str(tmp_path / "old.ckpt")]) == 2
+    assert "has model.embedding_rate 1.0, got 0.5; leave it out" in capsys.readouterr().err
+    assert call([*plateau_arguments(tmp_path, 5), "--ckpt_path", str(tmp_path / "old.ckpt")]) == 0
+
+
 def test_the_saved_configuration_of_a_run_from_other_weights_resumes_it(plateau: Path, tmp_path: Path):
     start = ["--model.init_from", str(plateau)]
     assert call([*plateau_arguments(tmp_path / "first", 2, vocab_size="1024", n_layer="5"), *start]) == 0

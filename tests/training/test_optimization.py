@@ -128,6 +128,28 @@ def test_a_restored_optimizer_takes_other_options_at_the_step_it_reached(model: 
     assert other.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys()
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_embeddings_have_a_rate_of_their_own(model: RopeGPT2ForCausalLM, name: str, rate: float):
+    """AdamW's first step is as long as its rate, whatever the gradient; all else moves as it did."""
+    twin = copy.deepcopy(model)
+    before = model.transformer.wte.weight.detach().clone()
+    run(model, [build_optimizer(model, OptimizerOptions(name, 0.01, 0.0, 0.9, embedding_rate=rate))], range(1))
+    run(twin, [build_optimizer(twin, OptimizerOptions(name, 0.01, 0.0, 0.9))], range(1))
+    torch.testing.assert_close(model.transformer.wte.weight - before, rate * (twin.transformer.wte.weight - before), rtol=1e-4, atol=1e-6)
+    assert not torch.equal(twin.transformer.wte.weight, before)
+    assert_same_weights(model.transformer.h, twin.transformer.h)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_schedule_moves_the_embeddings_rate_too(model: RopeGPT2ForCausalLM, name: str):
+    optimizer = build_optimizer(model, OptimizerOptions(name, 0.01, 0.3, 0.9, embedding_rate=0.1))
+    schedule = halving(optimizer)
+    run(model, [optimizer], range(2), (schedule,))
+    assert sorted({round(group["lr"], 6) for group in optimizer.param_groups}) == [0.00025, 0.0025]
+    assert all(group["weight_decay"] == 0.3 for group in optimizer.param_groups if group["lr"] < 0.001)
+
+
 def test_an_unknown_optimizer_is_refused(model: RopeGPT2ForCausalLM):
     with pytest.raises(InputError, match="optimizer must be one of adamw, muon, got 'sgd'"):
         build_optimizer(model, OptimizerOptions("sgd", 0.01, 0.0, 0.9))
