@@ -1,6 +1,6 @@
 """Position encodings beyond the training length: a small GPT-2 with each of them, trained alike, at 1, 2, 4 and 8 times that.
 
-    D=data/wikitext2; python benchmarks/encodings.py --train $D/train.txt.gz --validation $D/valid.txt.gz --text $D/test.txt.gz
+    D=data/wikitext2; python benchmarks/position_encodings.py --train $D/train.txt.gz --validation $D/valid.txt.gz --text $D/test.txt.gz
 
 Trains configs/encodings.yaml for each encoding and seed (`python train.py fit`), then measures each with `rope-gpt2 length`; RoPE also with
 every scaling that needs no training, by the factor of each length. What stands in --folder already is not made again: an interrupted

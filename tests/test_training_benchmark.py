@@ -20,6 +20,13 @@ TINY = ["--vocab-size", "300", "--n-embd", "16", "--n-layer", "2", "--n-head", "
 SHORT = ["--turns", "2", "--steps", "1", "--pairs", "2", "--warm-up", "0", "--no-compile"]
 
 
+def test_no_script_has_the_name_of_one_of_pythons_modules():
+    """torch.compile starts Python with the path of the script: a benchmarks/encodings.py kept it from starting, and kernels were scalar."""
+    scripts = {path.stem for path in SCRIPT.parent.glob("*.py")}
+    assert "training" in scripts
+    assert not scripts & sys.stdlib_module_names
+
+
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """benchmarks/training_figures.py, found as the benchmark scripts find it."""
