@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -122,14 +123,20 @@ class LastCheckpoint(_OwnFiles):
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save when interrupted, and name the file; after an error, of one process perhaps, the last file stands."""
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+        """Save when interrupted, and name the file; after an error, of one process perhaps, the last file stands.
+
+        A terminal's Ctrl-C ends compilers and workers as well: what fails without them while the signal waits was interrupted.
+        """
+        number = self._signals.received() if isinstance(exception, RuntimeError) else 0
+        if number or isinstance(exception, KeyboardInterrupt | SIGTERMException):
             if self._whole_step:
                 super().on_exception(trainer, pl_module, exception)
             path = Path(self.dirpath or "") / "last.ckpt"
             if trainer.is_global_zero and path.exists():
-                how = "interrupted" if isinstance(exception, KeyboardInterrupt) else "terminated"
+                how = "interrupted" if isinstance(exception, KeyboardInterrupt) or number == signal.SIGINT else "terminated"
                 print(f"{how}; go on with the same command and --ckpt_path {path}", file=sys.stderr)
+        if number:
+            self._signals.act(number)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
