@@ -29,6 +29,8 @@ def load_model_folder(path: str) -> PreTrainedModel:
         raise InputError(f"{path}: is neither a folder nor a .ckpt file; give a folder of save_pretrained or a Lightning checkpoint")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{path}: holds no config.json; give a folder that save_pretrained wrote, or a Lightning .ckpt file")
+    if not folder.exists() and (beside := _models_in(folder.parent)):  # a slip in a name, for which the hub need not be asked
+        raise InputError(f"{path}: no such folder; {folder.parent} holds {', '.join(beside)}; give one of them")
     _check_index(folder / INDEX)
     try:
         # None, the default, asks on the terminal whether to run the folder's code, and takes what is piped in for an answer
@@ -58,6 +60,13 @@ def load_model_folder(path: str) -> PreTrainedModel:
     model: PreTrainedModel = loaded[0]
     _refuse_other_weights(path, model, loaded[1])
     return model
+
+
+def _models_in(parent: Path) -> list[str]:
+    """Names of the model folders in a folder that is not the current one, where a name could be one of the hub's."""
+    if parent == Path() or not parent.is_dir():
+        return []
+    return sorted(folder.name for folder in parent.iterdir() if (folder / "config.json").is_file())
 
 
 def in_a_line(error: Exception) -> str:

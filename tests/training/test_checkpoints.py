@@ -74,3 +74,23 @@ def test_saving_again_replaces_and_a_failure_leaves_what_stood_there(model, toke
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     save_pretrained(model, tokenizer, folder)
     assert (folder / "model.safetensors").read_bytes() != before
+
+
+def test_a_slip_in_a_name_is_told_without_asking_the_hub(model, tokenizer, tmp_path: Path, monkeypatch):
+    asked = []
+
+    def asks(name: str, **_):
+        asked.append(name)
+        raise OSError("no such name")
+
+    save_pretrained(model, tokenizer, tmp_path / "mini")
+    (tmp_path / "notes").mkdir()
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setattr("rope_gpt2.training.model_folders.AutoConfig.from_pretrained", asks)
+    with pytest.raises(InputError, match=f"{tmp_path.name}/mni: no such folder; {tmp_path.name} holds mini; give one of them"):
+        load_checkpoint(f"{tmp_path.name}/mni")
+    assert not asked
+    monkeypatch.chdir(tmp_path)  # where no folder parts the name, it may be one of the hub's, as gpt2 is
+    with pytest.raises(InputError, match="gpt2: no such folder, and no such name could be fetched from the hub"):
+        load_checkpoint("gpt2")
+    assert asked == ["gpt2"]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from running import ROOT, call, fit_arguments
 
@@ -50,8 +51,10 @@ def test_what_fails_while_a_signal_waits_was_stopped_by_it(number: int, code: in
 
     monkeypatch.setattr(RopeGPT2Module, "training_step", fails_in_its_third_step)
     arguments = fit_arguments(tmp_path, trainer__max_epochs="40", trainer__limit_train_batches="2", trainer__limit_val_batches="1")
-    assert call(arguments) == code
+    assert call([*arguments, "--trainer.log_every_n_steps", "1"]) == code
     assert f"{word}; go on with the same command and --ckpt_path" in capsys.readouterr().err
+    logged = pd.read_csv(tmp_path / "version_0" / "metrics.csv")
+    assert logged["step"].max() == 1, "the second step's row was not yet on disk when the third failed"
 
 
 def test_what_fails_with_no_signal_is_an_error(tmp_path: Path, monkeypatch):
