@@ -1,12 +1,16 @@
-"""What the tests of the task share: the demo reviews, a small tokenizer trained on them, and tiny models with random weights."""
+"""What the tests of the task share: demo reviews, a small tokenizer, tiny models with random weights, and figures of made-up scores."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from sample_page import HOSTILE
+from sample_scores import sample_reviews, sample_scores
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rope_gpt2.fewshot.examples import Example, read_examples
+from rope_gpt2.fewshot.metrics import Metrics, evaluate
+from rope_gpt2.fewshot.mistakes import Mistake, worst_mistakes
 from rope_gpt2.fewshot.template import Template
 from rope_gpt2.model.configuration import RopeGPT2Config
 from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
@@ -61,3 +65,17 @@ def stock_models(tokenizer: PreTrainedTokenizerBase) -> dict[str, PreTrainedMode
 def any_model(request: pytest.FixtureRequest, model: RopeGPT2ForCausalLM, stock_models: dict[str, PreTrainedModel]) -> PreTrainedModel:
     """Each model in turn."""
     return {"RoPE GPT-2": model, **stock_models}[request.param]
+
+
+@pytest.fixture(scope="module")
+def metrics() -> Metrics:
+    """Of the sample scores."""
+    return evaluate(sample_scores())
+
+
+@pytest.fixture(scope="module")
+def mistakes(metrics: Metrics) -> list[Mistake]:
+    """The worst ones of the headline, all of them on the hostile review."""
+    scores = sample_scores()
+    reviews = dict.fromkeys(sample_reviews(scores), HOSTILE)
+    return worst_mistakes(scores, metrics.summaries[metrics.headline], lambda rows: {row: reviews[row] for row in rows})

@@ -1,11 +1,16 @@
-"""What the tests of reliability share: a sandbox in which commands are run, with a small model, its checkpoint and two of its runs."""
+"""What the tests of reliability share: a sandbox for commands with a small model and its runs, and how a stranger's file is refused."""
 
+import io
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from running import DEMO, ROOT, call
 
 FIT = """\
@@ -48,3 +53,35 @@ def sandbox(fitted: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(folder)
     monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
     return folder
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Iterator[Path]:
+    """A file that no test may bring about."""
+    path = tmp_path / "code_has_run"
+    yield path
+    assert not path.exists(), "code out of a file has run"
+
+
+@pytest.fixture
+def refused(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[..., str]:
+    """Runs a command that must end in exit code 2 after one sentence, whatever is piped in; returns the sentence."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("y\nyes\n" * 9))  # `yes | rope-gpt2 ...`: the answer to any question
+        capsys.readouterr()
+        assert call(list(arguments)) == 2
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err + captured.out
+        assert not marker.exists()
+        assert not (tmp_path / "output").exists()
+        (sentence,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+        return sentence
+
+    return run
+
+
+@pytest.fixture
+def whole(fitted: Path) -> dict[str, Any]:
+    """The content of a good checkpoint."""
+    return dict(torch.load(fitted / "checkpoints" / "last.ckpt", weights_only=True))

@@ -1,0 +1,134 @@
+"""The module's losses: what they are means over, and what changes none of them."""
+
+from typing import Any
+
+import pytest
+import torch
+from small_modules import SHAPE, make_batch, make_trainer
+from torch.nn import functional
+
+from rope_gpt2.model.configuration import POSITION_ENCODINGS, ROPE_TYPES
+from rope_gpt2.sequences import IGNORED, SequenceBatch
+from rope_gpt2.training.module import RopeGPT2Module, token_losses
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.0])  # without a loss of the text, logits of the labels alone are computed
+def test_the_loss_is_the_weighted_sum_of_the_means_over_text_and_labels(weight: float, module: RopeGPT2Module):
+    module.hparams["lm_loss_weight"] = weight
+    ids = torch.randint(0, 64, (2, 10))
+    targets = ids.roll(-1, dims=1)
+    targets[:, -1] = IGNORED
+    targets[1, 6:] = IGNORED
+    is_label = torch.zeros(2, 10, dtype=torch.bool)
+    is_label[0, 4] = is_label[0, 8] = is_label[1, 5] = True
+    ours = module.training_step(SequenceBatch(ids, targets, is_label), 0)
+    log_probabilities = module.model(ids).logits.log_softmax(-1)
+    text, label = [], []
+    for row in range(2):
+        for place in range(10):
+            if targets[row, place] != IGNORED:
+                (label if is_label[row, place] else text).append(-log_probabilities[row, place, targets[row, place]])
+    theirs = weight * torch.stack(text).mean() + torch.stack(label).mean()
+    torch.testing.assert_close(ours, theirs)
+    weights = list(module.parameters())
+    torch.testing.assert_close(torch.autograd.grad(ours, weights), torch.autograd.grad(theirs, weights))
+
+
+@pytest.mark.parametrize("by_products", [False, True])
+def test_packed_documents_have_the_losses_of_the_documents_alone(module: RopeGPT2Module, by_products: bool):
+    module._by_products = by_products
+    documents = [(0, 0, 6), (0, 6, 10), (1, 0, 3), (1, 3, 10)]
+    positions = torch.zeros(2, 10, dtype=torch.long)
+    batch = make_batch()
+    batch.is_label[:, [1, 4, 7]] = True
+    for row, start, end in documents:
+        positions[row, start:end] = torch.arange(end - start)
+        batch.targets[row, end - 1] = IGNORED
+    ours = module.training_step(batch._replace(position_ids=positions), 0)
+    sums, counts = {"text": 0.0, "label": 0.0}, {"text": 0, "label": 0}
+    for row, start, end in documents:
+        alone = SequenceBatch(*(part[row : row + 1, start:end] for part in batch[:3]))
+        module.training_step(alone, 0)
+        number = {
+            "text": ((alone.targets != IGNORED) & ~alone.is_label).sum(),
+            "label": ((alone.targets != IGNORED) & alone.is_label).sum(),
+        }
+        for kind in sums:
+            sums[kind] += module.logged[f"train/{kind}_loss"] * number[kind]
+            counts[kind] += number[kind]
+    torch.testing.assert_close(ours, 0.5 * sums["text"] / counts["text"] + sums["label"] / counts["label"])
+    assert not torch.allclose(ours, module.training_step(batch, 0), rtol=1e-4)
+
+
+KINDS = [{"position_encoding": name} for name in POSITION_ENCODINGS]
+KINDS += [{"rope_type": name, "rope_factor": 2.0} for name in ROPE_TYPES if name != "default"]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_encoding_and_rope_type_is_trained_on_the_models_own_loss(kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    module = RopeGPT2Module(**SHAPE, **kind)
+    module._trainer = make_trainer()
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    batch = make_batch(length=40)  # beyond the 32 of the original context, where a scaling tells; but for a table, which ends there
+    if kind.get("position_encoding") == "learned":
+        batch = make_batch(length=32)
+    for module._by_products in (False, True):
+        ours = module.training_step(batch, 0)
+        torch.testing.assert_close(ours, module.model(batch.input_ids, labels=batch.input_ids).loss)
+        gradients = torch.autograd.grad(ours, list(module.model.parameters()))
+        assert all(gradient.isfinite().all() and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_a_batch_without_label_words_has_a_label_loss_of_nothing(module: RopeGPT2Module):
+    loss = module.training_step(make_batch(), 0)
+    assert float(module.logged["train/label_loss"]) == 0.0
+    torch.testing.assert_close(loss, 0.5 * module.logged["train/text_loss"])
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+def test_what_is_logged_is_the_loss_and_its_parts(module: RopeGPT2Module):
+    batch = make_batch()
+    batch.is_label[:, 4] = True
+    loss = module.training_step(batch, 0)
+    logged = module.logged
+    torch.testing.assert_close(logged["train/loss"], loss.detach())
+    torch.testing.assert_close(logged["train/loss"], 0.5 * logged["train/text_loss"] + logged["train/label_loss"])
+    assert not any(value.requires_grad for value in logged.values())
+
+
+def test_a_batch_without_any_target_has_no_loss_and_no_nan(module: RopeGPT2Module):
+    batch = make_batch()
+    batch.targets[:] = IGNORED
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    assert float(loss) == 0.0
+    assert all(not parameter.grad.any() for parameter in module.parameters())
+
+
+def test_what_stands_behind_the_last_target_changes_no_loss(module: RopeGPT2Module):
+    batch = make_batch()
+    batch.targets[:, 5:] = IGNORED
+    changed = batch._replace(input_ids=batch.input_ids.clone())
+    changed.input_ids[:, 6:] = 0
+    torch.testing.assert_close(module.training_step(changed, 0), module.training_step(batch, 0))
+
+
+@torch.no_grad()
+def test_the_validation_loss_on_text_is_the_mean_over_tokens(module: RopeGPT2Module):
+    losses, count = 0.0, 0
+    for rows, length, targets in [(2, 10, 9), (1, 32, 31), (3, 10, 2)]:
+        batch = make_batch(rows, length)
+        batch.targets[:, targets:] = IGNORED
+        module.validation_step(batch, 0)
+        logits = module.model(batch.input_ids).logits
+        losses += float(functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum"))
+        count += rows * targets
+    assert float(module.val_loss.compute()) == pytest.approx(losses / count, rel=1e-5)
+
+
+def test_token_losses_are_those_of_the_full_logits():
+    hidden, head, targets = torch.randn(2, 5, 8), torch.randn(11, 8), torch.randint(0, 11, (2, 5))
+    theirs = functional.cross_entropy((hidden @ head.T).flatten(0, 1), targets.flatten(), reduction="none")
+    torch.testing.assert_close(token_losses(hidden, head, targets), theirs)
