@@ -31,6 +31,8 @@ def load_model_folder(path: str) -> PreTrainedModel:
         raise InputError(f"{path}: holds no config.json; give a folder that save_pretrained wrote, or a Lightning .ckpt file")
     if not folder.exists() and (beside := _models_in(folder.parent)):  # a slip in a name, for which the hub need not be asked
         raise InputError(f"{path}: no such folder; {folder.parent} holds {', '.join(beside)}; give one of them")
+    if not folder.exists() and len(folder.parts) > 2:  # OWNER/NAME is the hub's
+        raise InputError(f"{path}: no such folder; give one that an earlier fit or save_pretrained wrote, or a .ckpt file")
     _check_index(folder / INDEX)
     try:
         # None, the default, asks on the terminal whether to run the folder's code, and takes what is piped in for an answer

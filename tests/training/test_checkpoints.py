@@ -89,6 +89,8 @@ def test_a_slip_in_a_name_is_told_without_asking_the_hub(model, tokenizer, tmp_p
     monkeypatch.setattr("rope_gpt2.training.model_folders.AutoConfig.from_pretrained", asks)
     with pytest.raises(InputError, match=f"{tmp_path.name}/mni: no such folder; {tmp_path.name} holds mini; give one of them"):
         load_checkpoint(f"{tmp_path.name}/mni")
+    with pytest.raises(InputError, match="logs/mini/pretrained: no such folder; give one that an earlier fit or save_pretrained wrote"):
+        load_checkpoint("logs/mini/pretrained")
     assert not asked
     monkeypatch.chdir(tmp_path)  # where no folder parts the name, it may be one of the hub's, as gpt2 is
     with pytest.raises(InputError, match="gpt2: no such folder, and no such name could be fetched from the hub"):
