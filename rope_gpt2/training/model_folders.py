@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -66,9 +67,13 @@ def load_model_folder(path: str) -> PreTrainedModel:
 
 def _models_in(parent: Path) -> list[str]:
     """Names of the model folders in a folder that is not the current one, where a name could be one of the hub's."""
-    if parent == Path() or not parent.is_dir():
+    if parent == Path():
         return []
-    return sorted(folder.name for folder in parent.iterdir() if (folder / "config.json").is_file())
+    try:
+        names = os.listdir(parent)
+    except OSError:  # there is no such folder, or it may not be read: then nothing in it can be named
+        return []
+    return sorted(name for name in names if os.path.isfile(parent / name / "config.json"))  # False where one may not look
 
 
 def in_a_line(error: Exception) -> str:

@@ -83,6 +83,9 @@ def test_a_slip_in_a_name_is_told_without_asking_the_hub(model, tokenizer, tmp_p
         asked.append(name)
         raise OSError("no such name")
 
+    def refuses(_):
+        raise PermissionError("not yours")
+
     save_pretrained(model, tokenizer, tmp_path / "mini")
     (tmp_path / "notes").mkdir()
     monkeypatch.chdir(tmp_path.parent)
@@ -91,6 +94,10 @@ def test_a_slip_in_a_name_is_told_without_asking_the_hub(model, tokenizer, tmp_p
         load_checkpoint(f"{tmp_path.name}/mni")
     with pytest.raises(InputError, match="logs/mini/pretrained: no such folder; give one that an earlier fit or save_pretrained wrote"):
         load_checkpoint("logs/mini/pretrained")
+    with monkeypatch.context() as closed:
+        closed.setattr("os.listdir", refuses)  # as for a folder that one may not read
+        with pytest.raises(InputError, match="mni: no such folder; give one that"):
+            load_checkpoint(str(tmp_path / "mni"))
     assert not asked
     monkeypatch.chdir(tmp_path)  # where no folder parts the name, it may be one of the hub's, as gpt2 is
     with pytest.raises(InputError, match="gpt2: no such folder, and no such name could be fetched from the hub"):
