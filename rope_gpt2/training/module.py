@@ -21,6 +21,7 @@ from rope_gpt2.model.attention import LONGEST, attention_by_products
 from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
 from rope_gpt2.model.tokenizer import tokenizer_to_json, with_words
 from rope_gpt2.sequences import IGNORED, SequenceBatch
+from rope_gpt2.training.allocation import keep_freed_memory
 from rope_gpt2.training.architecture import check_context, model_config, shape_to_start_from
 from rope_gpt2.training.checkpoint_parts import check_finite
 from rope_gpt2.training.checkpoints import load_checkpoint
@@ -140,6 +141,8 @@ class RopeGPT2Module(FewShotModule):
         """For fit: give the model the special tokens of the data module's tokenizer, and compile it."""
         if stage != "fit":
             return
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
         if tokenizer is not None:
             if len(tokenizer) > self.hparams["vocab_size"]:
