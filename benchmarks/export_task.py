@@ -4,11 +4,11 @@ python benchmarks/export_task.py results --shots 4 --seed 0 --output results/har
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness import TASK, write_task
+from script import run_script
 
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.conditions import Condition
@@ -58,7 +58,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -32,9 +32,9 @@ from ours import OurRun, run_ours
 from parity import Parity, compare_scores
 from ratio_report import plot_throughput, ratio_table
 from rich.console import Console
+from script import run_script
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.examples import Example, read_examples
 from rope_gpt2.fewshot.sst2 import resolve_data
 from rope_gpt2.fewshot.template import Template
@@ -231,7 +231,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -27,6 +27,7 @@ import torch
 from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
+from script import run_script
 from torch import Tensor
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb  # noqa: TID251  # the peer
 
@@ -248,7 +249,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

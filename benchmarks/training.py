@@ -32,6 +32,7 @@ import torch
 from machine import describe_machine
 from pacing import Contestant
 from rich.console import Console
+from script import run_script
 from training_figures import (
     MatrixProducts,
     cost_of_rotation,
@@ -212,7 +213,4 @@ def summarize(
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

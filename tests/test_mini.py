@@ -1,6 +1,7 @@
 """checkpoints/mini is what its model card says."""
 
 import copy
+import importlib
 import json
 from pathlib import Path
 
@@ -73,3 +74,17 @@ def test_it_does_on_sst2_what_its_card_says(sst2_folder: Path, tmp_path: Path):
     card = (MINI / "README.md").read_text(encoding="utf-8")
     row = next(line for line in card.splitlines() if line.startswith("| SST-2 validation | 4 |"))
     assert accuracy(tmp_path, 4) == pytest.approx(float(row.split("|")[3]) / 100, abs=0.01)
+
+
+@pytest.mark.sst2
+def test_typed_sentences_are_told_as_well_as_sst2s_own_form_of_them(sst2_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The tokenizer's normalizer brings back what `benchmarks/typed_text.py` takes away."""
+    pytest.importorskip("nltk", reason="of the extra bench")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script, typed = importlib.import_module("typed_text"), tmp_path / "typed.csv"
+    assert script.as_typed("it 's a film i ca n't fault , really .") == "It's a film I can't fault, really."
+    assert script.main(["--data", str(sst2_folder / "validation.csv"), "--output", str(typed)]) == 0
+    for name, data in (("own", sst2_folder / "validation.csv"), ("typed", typed)):
+        arguments = ["--data", str(data), "--pool", str(sst2_folder / "train.csv"), "--shots", "4", "--seeds", "1"]
+        assert call(["evaluate", *arguments, "--no-report", "--output", str(tmp_path / name)]) == 0
+    assert accuracy(tmp_path / "typed", 4) == pytest.approx(accuracy(tmp_path / "own", 4), abs=0.03)

@@ -86,5 +86,5 @@ def test_what_rotation_costs_is_a_fraction_of_throughput(figures):
 @pytest.mark.slow
 def test_a_step_count_below_one_is_refused_in_a_sentence():
     ran = run("--steps", "0")
-    assert ran.returncode
+    assert ran.returncode == 2
     assert ran.stderr == "error: --steps must be 1 or more, got 0; give a larger number\n"
