@@ -110,13 +110,13 @@ def _needs_formula(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
 def _rotate_by_formula(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x cos + rotate_half(x) sin, half by half and cast before they are joined: inductor then writes each half in one pass.
 
-    Compiled attention, forward and backward, takes less time so than with the formula as it is written (RESULTS.md, Speed).
+    Halves are split off, not sliced: the gradient of a split is joined in one pass, that of slices is padded, added and read element by
+    element. Compiled attention, forward and backward, takes less time so than with the formula as it is written (RESULTS.md, Speed).
     """
     rotary_dim, half = cos.shape[-1], cos.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:rotary_dim]
+    first, second, *rest = x.split([half, half, x.shape[-1] - rotary_dim] if rotary_dim < x.shape[-1] else half, dim=-1)
     turned = [first * cos[..., :half] - second * sin[..., :half], second * cos[..., half:] + first * sin[..., half:]]
-    parts = [part.to(x.dtype) for part in turned]
-    return torch.cat(parts if rotary_dim == x.shape[-1] else [*parts, x[..., rotary_dim:]], dim=-1)
+    return torch.cat([part.to(x.dtype) for part in turned] + rest, dim=-1)
 
 
 class _Rotation(torch.autograd.Function):

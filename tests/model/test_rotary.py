@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from torch._dynamo.backends.common import aot_autograd
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
@@ -191,6 +193,23 @@ def test_the_graph_of_a_compiler_holds_the_rotation_without_a_break(dtype):
     theirs = torch.autograd.grad(compiled(x, cos, sin), x, upstream)
     ours = torch.autograd.grad(rotate(x, cos, sin), x, upstream)
     torch.testing.assert_close(ours, theirs, rtol=2 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)  # autograd sums in bf16
+
+
+@pytest.mark.parametrize("rotary_dim", [8, 4])
+def test_a_compiler_joins_the_gradient_in_one_piece(rotary_dim):
+    """The gradient of slices would be padded and added, which inductor reads element by element."""
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return make_boxed_func(graph)
+
+    backend = aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph), bw_compiler=keep)
+    (cos, sin), x = tables(5, rotary_dim), heads(2, 4, 5, 8).requires_grad_()
+    torch.compile(rotate, fullgraph=True, backend=backend)(x, cos, sin).sum().backward()
+    operations = {str(node.target) for node in graphs[0].graph.nodes}
+    assert "aten.cat.default" in operations
+    assert not any("slice_backward" in name or "scatter" in name or "pad" in name for name in operations), operations
 
 
 def test_an_exported_rotation_takes_other_lengths():
