@@ -8,7 +8,7 @@ Let B be batch, N heads, L length, H head dimension.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,24 +34,43 @@ def attend_by_products(
     Args:
         module: the attention layer, as transformers hands it on; its training mode switches dropout.
         query, key, value: [B, N, L, H]; as many keys as queries.
-        attention_mask: [B or 1, 1, L, L], True or 0 where a query may look; None for all earlier positions.
+        attention_mask: [B or 1, 1, L, L], True or 0 where a query may look; None for all earlier positions. It gets no gradient.
         dropout: probability, in [0, 1), on the attention weights.
         scaling: of the scores; None for 1 / sqrt(H).
 
     Returns:
         [B, L, N, H], and None: the weights are not kept.
     """
-    length = query.shape[2]
-    scores = torch.matmul(query * (query.shape[-1] ** -0.5 if scaling is None else scaling), key.transpose(-1, -2)).float()
-    if attention_mask is None:
-        places = torch.arange(length, device=query.device)
-        scores = scores.masked_fill(places[None, :] > places[:, None], float("-inf"))
-    elif attention_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attention_mask, float("-inf"))
-    else:
-        scores = scores + attention_mask
-    weights = nn.functional.dropout(scores.softmax(dim=-1).to(value.dtype), dropout, module.training)
+    scores = torch.matmul(query * (query.shape[-1] ** -0.5 if scaling is None else scaling), key.transpose(-1, -2))
+    weights = nn.functional.dropout(cast("Tensor", _Weights.apply(scores, attention_mask)), dropout, module.training)
     return torch.matmul(weights, value).transpose(1, 2), None
+
+
+class _Weights(torch.autograd.Function):
+    """The softmax over the positions that a mask allows. Its backward reads the weights and nothing else of the forward pass.
+
+    Left to autograd, compiled code would keep the scores, and exponentiate and mask them again. Forward, the steps of the softmax are
+    named one by one: torch.compile then takes them row by row, where `softmax` writes all exponentials to memory in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            places = torch.arange(scores.shape[-1], device=scores.device, dtype=torch.int32)  # half as wide to compare as int64
+            mask = places[None, :] <= places[:, None]
+        values = scores.float()
+        values = values.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else values + mask
+        largest = values.amax(dim=-1, keepdim=True)
+        totals = (values - largest).exp().sum(dim=-1, keepdim=True)
+        weights = ((values - largest).exp() / totals).to(scores.dtype)
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        (weights,) = ctx.saved_tensors
+        products = weights.float() * upstream[0].float()
+        return (products - weights * products.sum(dim=-1, keepdim=True)).to(weights.dtype), None
 
 
 AttentionInterface.register(PRODUCTS, attend_by_products)

@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -19,19 +19,18 @@ from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.batches import PromptBatch
 from rope_gpt2.model.attention import LONGEST, attention_by_products
 from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
-from rope_gpt2.model.tokenizer import tokenizer_to_json, with_words
 from rope_gpt2.sequences import IGNORED, SequenceBatch
 from rope_gpt2.training.allocation import keep_freed_memory
-from rope_gpt2.training.architecture import check_context, model_config, shape_to_start_from
 from rope_gpt2.training.checkpoint_parts import check_finite
-from rope_gpt2.training.checkpoints import load_checkpoint
 from rope_gpt2.training.fewshot_module import FewShotModule
+from rope_gpt2.training.losses import token_losses
 from rope_gpt2.training.optimization import OptimizerOptions, build_optimizer, group_options, schedule_factor, set_group_options
 from rope_gpt2.training.option_checks import MODEL_RANGES, check_ranges
 from rope_gpt2.training.sharding import ShardedStrategy, is_sharded, shard, whole_copy
+from rope_gpt2.training.starting_model import make_model
 
-ROWS = 64  # an embedding that grows gets a multiple of so many
 COMPILING_PAYS = 300  # optimizer steps
+COMPILER_OPTIONS = {"cpp.use_decompose_tanh": True}  # on a CPU, GELU's tanh by one exponential: its kernels take half the time
 OWN_OPTIONS = frozenset(  # what a run that goes on from a checkpoint may change; all else is the checkpoint's
     {
         *("dropout", "attention_dropout", "learning_rate", "min_learning_rate", "weight_decay", "beta2", "warmup_steps", "schedule"),
@@ -155,7 +154,7 @@ class RopeGPT2Module(FewShotModule):
         if self.hparams["compile"] or (self.hparams["compile"] is None and self._compiling_pays()):
             # Block by block: the mask is then made outside, found to be plain causal, and left out (fused causal attention).
             for block in self.model.transformer.h:
-                block.compile()
+                block.compile(options=COMPILER_OPTIONS)
             self._token_losses = torch.compile(token_losses)
             # Checkpointed blocks run again in the backward pass, when the model's attention would be another one.
             self._by_products = self.trainer.strategy.root_device.type == "cpu" and not self.hparams["gradient_checkpointing"]
@@ -281,48 +280,3 @@ class RopeGPT2Module(FewShotModule):
         super().on_train_start()
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         set_group_options(optimizer, schedule, self._group_options)  # type: ignore[arg-type]  # there is one of each
-
-
-def make_model(shape: dict[str, Any], init_from: str | None, new_words: Sequence[str] = ()) -> tuple[RopeGPT2ForCausalLM, str | None]:
-    """A model of random weights, or with those of `init_from`, whose shape then replaces what `shape` says.
-
-    Returns:
-        (model, the tokenizer of `init_from` as JSON, or None).
-
-    Raises:
-        InputError: for weights of another kind of model or for another context, or new words without weights to start from.
-    """
-    if init_from is None:
-        if new_words:
-            raise InputError("model.new_words changes the tokenizer of model.init_from; give one, or leave new_words out")
-        return RopeGPT2ForCausalLM(model_config(shape)), None
-    weights, tokenizer = load_checkpoint(init_from)
-    if not isinstance(weights, RopeGPT2ForCausalLM):
-        raise InputError(f"{init_from}: is a {type(weights).__name__}, training takes RoPE GPT-2; give another one to model.init_from")
-    tokenizer, joined = with_words(tokenizer, new_words)
-    if joined and len(tokenizer) > weights.config.vocab_size:
-        rows = -(-len(tokenizer) // ROWS) * ROWS  # matrix products like round numbers
-        weights.resize_token_embeddings(rows, mean_resizing=False)
-    with torch.no_grad():
-        for token, pieces in joined.items():
-            weights.transformer.wte.weight[token] = weights.transformer.wte.weight[pieces].mean(dim=0)
-    check_context(shape["n_positions"], weights.config)  # type: ignore[arg-type]  # transformers types the parent
-    shape.update(shape_to_start_from(shape, weights.config))  # type: ignore[arg-type]
-    model = RopeGPT2ForCausalLM(model_config(shape))
-    model.load_state_dict(weights.state_dict())
-    return model, tokenizer_to_json(tokenizer)
-
-
-def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each target token, in nats; 0 where the target is `IGNORED`.
-
-    Args:
-        hidden: [B, L, E] or [N, E] last hidden states.
-        head: [V, E] output embedding.
-        targets: [B, L] or [N] token ids.
-
-    Returns:
-        [B * L] or [N] float32.
-    """
-    logits = functional.linear(hidden, head).flatten(0, -2)
-    return functional.cross_entropy(logits.float(), targets.flatten(), ignore_index=IGNORED, reduction="none")

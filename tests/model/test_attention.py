@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from compiled_graphs import backward_operations
 from torch import Tensor
 from torch.nn import functional
 
@@ -73,6 +74,18 @@ def test_the_mask_of_later_positions_is_kept_with_dropout(inputs: list[Tensor]):
     ours = attend_by_products(TRAINING, query, key, value, None, dropout=0.5)[0]
     torch.manual_seed(0)
     torch.testing.assert_close(attend_by_products(TRAINING, query, key, changed, None, dropout=0.5)[0][:, :4], ours[:, :4])
+
+
+@pytest.mark.parametrize("name", masks())
+def test_a_compiler_neither_masks_nor_exponentiates_again_for_the_gradient(inputs: list[Tensor], name: str):
+    mask = masks()[name]
+
+    def attend(*parts: Tensor) -> Tensor:
+        return attend_by_products(TRAINING, *parts, mask)[0]
+
+    operations = backward_operations(attend, *[part.requires_grad_() for part in inputs])
+    assert any("bmm" in operation for operation in operations), operations
+    assert not any(word in operation for operation in operations for word in ("exp.", "where", "masked_fill")), operations
 
 
 # Through the whole model

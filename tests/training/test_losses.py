@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from compiled_graphs import backward_operations
 from small_modules import SHAPE, make_batch, make_trainer
 from torch.nn import functional
 
 from rope_gpt2.model.configuration import POSITION_ENCODINGS, ROPE_TYPES
 from rope_gpt2.sequences import IGNORED, SequenceBatch
-from rope_gpt2.training.module import RopeGPT2Module, token_losses
+from rope_gpt2.training.losses import token_losses
+from rope_gpt2.training.module import RopeGPT2Module
 
 
 @pytest.mark.parametrize("weight", [0.5, 0.0])  # without a loss of the text, logits of the labels alone are computed
@@ -132,3 +134,25 @@ def test_token_losses_are_those_of_the_full_logits():
     hidden, head, targets = torch.randn(2, 5, 8), torch.randn(11, 8), torch.randint(0, 11, (2, 5))
     theirs = functional.cross_entropy((hidden @ head.T).flatten(0, 1), targets.flatten(), reduction="none")
     torch.testing.assert_close(token_losses(hidden, head, targets), theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_compiler_gets_the_same_token_losses_and_gradients_by_its_own_formula(dtype: torch.dtype):
+    hidden, head = (torch.randn(*size).to(dtype).requires_grad_() for size in ((2, 5, 8), (11, 8)))
+    targets = torch.randint(0, 11, (2, 5))
+    targets[0, 3:] = IGNORED
+    weights = torch.rand(10) + 0.5
+    results = []
+    for function in (token_losses, torch.compile(token_losses, fullgraph=True, backend="aot_eager")):
+        losses = function(hidden, head, targets)
+        results.append((losses, *torch.autograd.grad(losses, (hidden, head), weights)))
+    assert torch.equal(results[1][0] == 0, targets.flatten() == IGNORED)
+    tolerance = {"atol": 2e-2, "rtol": 2e-2} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(results[1], results[0], **tolerance)
+
+
+def test_a_compiler_has_one_pass_for_the_gradient_of_token_losses():
+    hidden, head = torch.randn(2, 5, 8, requires_grad=True), torch.randn(11, 8)
+    operations = backward_operations(token_losses, hidden, head, torch.randint(0, 11, (2, 5)))
+    assert operations.count("aten.exp.default") == 1
+    assert not any("sum" in name or "scatter" in name for name in operations), operations

@@ -12,7 +12,8 @@ from torch import nn
 from rope_gpt2.errors import InputError
 from rope_gpt2.model.attention import LONGEST
 from rope_gpt2.training import module as module_file
-from rope_gpt2.training.module import COMPILING_PAYS, RopeGPT2Module, token_losses
+from rope_gpt2.training.losses import token_losses
+from rope_gpt2.training.module import COMPILER_OPTIONS, COMPILING_PAYS, RopeGPT2Module
 from rope_gpt2.training.optimization import MuonBesideAdamW
 
 # Optimiser and schedule
@@ -107,6 +108,12 @@ def test_short_sequences_on_a_cpu_attend_by_products(
     module.log = lambda *_, **__: None
     module.training_step(make_batch(rows=1, length=length), 0).backward()
     assert bool(asked) == expected
+
+
+def test_torch_knows_the_compilers_options():
+    nn.Linear(2, 2).compile(options=COMPILER_OPTIONS)  # refuses others
+    with pytest.raises(RuntimeError):
+        nn.Linear(2, 2).compile(options={"cpp.no_such_option": True})
 
 
 def test_only_fit_compiles(compiled: list[Any]):
