@@ -1,6 +1,6 @@
 """Training throughput: RopeGPT2Module under Lightning against transformers' GPT2LMHeadModel under its Trainer, on the same shape and text.
 
-    python benchmarks/training.py                                   # checkpoints/mini's shape, about 6 minutes on two cores
+    python benchmarks/training.py                                   # checkpoints/mini's shape, about 10 minutes on two cores
     python benchmarks/training.py --shape gpt2 --batch-size 8 --device cuda
 
 Each training is a process of its own that stays alive; they take turns (A B C A B C ...), so that drift hits all alike, and a ratio is the
@@ -65,8 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     for name in SHAPES["mini"]:
         add(f"--{name.replace('_', '-')}", type=int, metavar="N")
     add("--trainings", nargs="+", choices=tuple(TRAININGS), default=list(TRAININGS), metavar="NAME", help=f"of {', '.join(TRAININGS)}")
-    add("--turns", type=int, default=5, metavar="N", help="turns of each training")
-    add("--steps", type=int, default=2, metavar="N", help="optimizer steps in a turn")
+    add("--turns", type=int, default=6, metavar="N", help="turns of each training")
+    add("--steps", type=int, default=6, metavar="N", help="optimizer steps in a turn; the first, behind the other trainings, is a slow one")
     add("--pairs", type=int, default=40, metavar="N", help="pairs of turns for what rotation costs; 0 leaves it out")
     add("--pair-steps", type=int, default=1, metavar="N", help="optimizer steps in such a turn")
     add("--warm-up", type=int, default=3, metavar="N", help="steps after the first that are not timed either")
