@@ -54,7 +54,9 @@ def check_writable(path: Path, option: str) -> None:
             raise InputError(f"{path}: is a folder; name a file in it with {option}")
         missing = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+        with suppress(FileNotFoundError):
+            path.with_name(f".{path.name}.12345678").lstat()  # too long a name is told
+        with tempfile.TemporaryFile(dir=path.parent):  # without a name, where the system has such files: nothing is left by kill -9
             pass
     except OSError as error:
         raise _unwritable(path, option, error) from error
