@@ -4,6 +4,7 @@ The parent says how many optimizer steps to run, the child runs them and answers
 to the end of another, so that all of a training loop is in it: loader, forward, backward, clipping, optimizer, schedule, callbacks.
 """
 
+import math
 import multiprocessing
 import time
 import traceback
@@ -28,11 +29,22 @@ class Pacer:
     def __init__(self, pipe: Connection, device: str) -> None:
         self._pipe, self._device = pipe, device
         self._left, self._started = 0, 0.0
-        self.first_loss: Any = None
+        self._first_loss: Any = None
+        self._last_loss: Any = None
 
     def training_begins(self) -> None:
         """Wait for the first turn."""
         self._wait({"memory_before_training": _memory("VmRSS")})
+
+    def loss_made(self, loss: Any) -> None:
+        """Remember the losses of the first and of the last batch."""
+        if self._first_loss is None:
+            self._first_loss = loss
+        self._last_loss = loss
+
+    def losses(self) -> dict[str, float]:
+        """Of the first and of the last batch."""
+        return {"first_loss": float(self._first_loss), "last_loss": float(self._last_loss)}
 
     def step_done(self) -> None:
         """Count an optimizer step; at the end of a turn, answer with its seconds and wait for the next."""
@@ -80,10 +92,19 @@ class Contestant:
         return float(self._receive())
 
     def finish(self) -> None:
-        """Let the child end after its last step, and take what it says."""
+        """Let the child end after its last step, and take what it says.
+
+        Raises:
+            InputError: if its loss is no finite number any more.
+        """
         self._pipe.send(0)
         self.result |= self._receive()
         self._process.join()
+        if not math.isfinite(self.result["last_loss"]):
+            raise InputError(
+                f"{self.name}: the loss of its last step is {self.result['last_loss']}, and the speed of a broken training says nothing; "
+                "see whether --no-compile mends it"
+            )
 
     def stop(self) -> None:
         """End the child, wherever it is."""
@@ -110,7 +131,7 @@ def _run(fit: Callable[..., None], pipe: Connection, device: str, arguments: dic
     try:
         fit(pacer, **arguments)
         peak = torch.cuda.max_memory_allocated() if device == "cuda" else _memory("VmHWM")
-        pipe.send({"peak_memory": peak, "first_loss": float(pacer.first_loss)})
+        pipe.send({"peak_memory": peak} | pacer.losses())
     except InputError as error:
         pipe.send(error)
     except Exception:

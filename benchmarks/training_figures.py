@@ -125,13 +125,13 @@ def ratio_table(report: Mapping[str, Any], title: str) -> Table:
 
 
 def speed_table(report: Mapping[str, Any]) -> Table:
-    """Tokens a second, seconds of a step and of the first (which compiles), peak memory and first loss of each training.
+    """Tokens a second, seconds of a step and of the first (which compiles), peak memory, first and last loss of each training.
 
     A first loss far from that of even guesses is marked. transformers divides its by all labels of a sequence, while the first of them is
     no target: with L tokens its loss is 1/L lower than ours.
     """
     table = Table("training")
-    for header in ("tokens/s", "s/step", "first step", "peak memory", "first loss"):
+    for header in ("tokens/s", "s/step", "first step", "peak memory", "first loss", "last"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, result in report["trainings"].items():
         peak, loss = result["peak_memory"], result["first_loss"]
@@ -142,6 +142,7 @@ def speed_table(report: Mapping[str, Any]) -> Table:
             f"{result['seconds_first_step']:.1f} s",
             "" if peak is None else f"{peak / 2**20:.0f} MiB",
             f"{loss:.3f}" + ("" if abs(loss - report["loss_of_even_guesses"]) < FIRST_LOSS else " (!)"),
+            f"{result['last_loss']:.3f}",
         )
     return table
 

@@ -75,8 +75,7 @@ def fit_ours(
             pacer.training_begins()
 
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-            if pacer.first_loss is None:
-                pacer.first_loss = outputs["loss"]
+            pacer.loss_made(outputs["loss"].detach())
             pacer.step_done()
 
     silence_notices(logging.ERROR)
@@ -132,13 +131,12 @@ def fit_transformers(
         def on_step_end(self, *_: Any, **__: Any) -> None:
             pacer.step_done()
 
-    class FirstLoss(Trainer):
-        """The Trainer, remembering the loss of its first step."""
+    class Losses(Trainer):
+        """The Trainer, telling its losses."""
 
         def training_step(self, *arguments: Any, **options: Any) -> Any:
             loss = super().training_step(*arguments, **options)
-            if pacer.first_loss is None:
-                pacer.first_loss = loss
+            pacer.loss_made(loss.detach())
             return loss
 
     transformers_logging.set_verbosity_error()
@@ -157,7 +155,7 @@ def fit_transformers(
             disable_tqdm=True,
         )
         model = GPT2LMHeadModel(stock_config(shape))
-        trainer = FirstLoss(model, settings, train_dataset=LabelledSequences(source), callbacks=[Turns()])
+        trainer = Losses(model, settings, train_dataset=LabelledSequences(source), callbacks=[Turns()])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
 

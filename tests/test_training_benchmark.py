@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from running import DEMO, ROOT
@@ -62,11 +63,32 @@ def test_trainings_take_turns_and_their_figures_reach_the_json(tmp_path: Path, t
         assert len(training["seconds_of_turns"]) == 2
         assert training["tokens_per_second"] * training["seconds_per_step"] == pytest.approx(2 * 16)
         assert training["first_loss"] == pytest.approx(math.log(300), rel=0.1)
+        assert training["last_loss"] != training["first_loss"]
     assert list(report["ratios"]) == timed[1:]
     assert len(report["rotation"]["ratios"]) == 2
     assert report["rotation"]["first_loss"] == pytest.approx(math.log(300), rel=0.1)
     assert report["product"]["best"] == max(report["product"]["flops_per_second"].values())
     assert "tokens/s, ours over ours, muon" in ran.stdout
+
+
+def diverging(pacer: Any) -> None:
+    """A training of two steps whose loss ends as no number."""
+    pacer.training_begins()
+    for loss in (9.0, math.nan):
+        pacer.loss_made(loss)
+        pacer.step_done()
+
+
+def test_the_speed_of_a_training_whose_loss_is_no_number_is_not_told(figures):
+    """Broken kernels are fast ones."""
+    import pacing
+
+    contestant = pacing.Contestant("ours", diverging, "cpu", {})
+    contestant.wait_until_ready()
+    assert contestant.run(1) >= 0
+    assert contestant.run(1) >= 0
+    with pytest.raises(pacing.InputError, match=r"ours: the loss of its last step is nan.*--no-compile"):
+        contestant.finish()
 
 
 def test_weights_in_products_are_those_of_the_model(figures):

@@ -41,9 +41,28 @@ def attend_by_products(
     Returns:
         [B, L, N, H], and None: the weights are not kept.
     """
-    scores = torch.matmul(query * (query.shape[-1] ** -0.5 if scaling is None else scaling), key.transpose(-1, -2))
+    scores = _Scores.apply(query * (query.shape[-1] ** -0.5 if scaling is None else scaling), key)
     weights = nn.functional.dropout(cast("Tensor", _Weights.apply(scores, attention_mask)), dropout, module.training)
     return torch.matmul(weights, value).transpose(1, 2), None
+
+
+class _Scores(torch.autograd.Function):
+    """query · key. Its backward writes the gradient of a key as it does that of a query, [B, N, L, H].
+
+    torch's own writes it as [B, N, H, L]. What reads that turns tiles of it, and where a compiled kernel turns two, as the two halves of
+    a rotation, GCC 12 at -O3 makes wrong code for some processors: the gradients are garbage (RESULTS.md, Speed).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key)
+        return torch.matmul(query, key.transpose(-1, -2))
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = ctx.saved_tensors
+        gradient = upstream[0].to(key.dtype)
+        return torch.matmul(gradient, key), torch.matmul(gradient.transpose(-1, -2), query)
 
 
 class _Weights(torch.autograd.Function):

@@ -82,7 +82,7 @@ class FiniteGuard(Callback):
         saved = newest_checkpoint(trainer)
         stands = f"the last good checkpoint is {saved}" if saved else "no checkpoint was written yet"
         start = f"start again (from its weights: --model.init_from {saved})" if saved else "start again"
-        remedy = "a lower model.learning_rate, trainer.gradient_clip_val 1.0 or trainer.precision 32-true"
+        remedy = "a lower model.learning_rate, trainer.gradient_clip_val 1.0, trainer.precision 32-true or model.compile false"
         raise InputError(f"{what}; {stands}: {start} with {remedy}")
 
 

@@ -1,5 +1,6 @@
 """Attention by products against torch's fused attention, alone and through the whole model."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rope_gpt2.model.attention import PRODUCTS, attend_by_products, attention_by_products
+from rope_gpt2.model.rotary import rotate
 
 B, N, L, H = 2, 3, 7, 4
 TRAINING, SCORING = SimpleNamespace(training=True), SimpleNamespace(training=False)
@@ -86,6 +88,34 @@ def test_a_compiler_neither_masks_nor_exponentiates_again_for_the_gradient(input
     operations = backward_operations(attend, *[part.requires_grad_() for part in inputs])
     assert any("bmm" in operation for operation in operations), operations
     assert not any(word in operation for operation in operations for word in ("exp.", "where", "masked_fill")), operations
+
+
+def test_the_gradient_of_a_key_is_written_as_the_key_is(inputs: list[Tensor]):
+    """Compiled, what lies behind it would otherwise turn tiles of it, of which GCC 12 makes wrong code for some processors."""
+    ours, _ = attend_by_products(TRAINING, *[part.requires_grad_() for part in inputs], None)
+    for gradient in torch.autograd.grad(ours, inputs[:2], torch.ones_like(ours)):
+        assert gradient.stride() == inputs[0].stride()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a compiler")
+def test_compiled_its_gradients_through_the_rotation_are_the_eager_ones():
+    """In bfloat16, with heads of 64 out of one projection: the kernels of checkpoints/mini's training, by this machine's own compiler."""
+    length, heads, size = 64, 2, 64
+    generator = torch.Generator().manual_seed(0)
+    joined = torch.randn(2, length, 3 * heads * size, generator=generator).bfloat16()
+    angles = torch.randn(1, 1, length, size // 2, generator=generator).repeat(1, 1, 1, 2)
+    cos, sin = angles.cos(), angles.sin()
+    upstream = torch.randn(2, length, heads, size, generator=generator).bfloat16()
+
+    def attend(joined: Tensor) -> Tensor:
+        query, key, value = (part.view(2, length, heads, size).transpose(1, 2) for part in joined.split(heads * size, dim=-1))
+        return attend_by_products(TRAINING, rotate(query, cos, sin), rotate(key, cos, sin), value, None)[0]
+
+    eager, compiled = (
+        torch.autograd.grad(run(x := joined.clone().requires_grad_()), x, upstream)[0] for run in (attend, torch.compile(attend))
+    )
+    largest = eager.float().abs().max()
+    torch.testing.assert_close(compiled.float() / largest, eager.float() / largest, atol=0.02, rtol=0)
 
 
 # Through the whole model
