@@ -23,6 +23,7 @@ from rope_gpt2.training.guards import FiniteGuard, newest_checkpoint
 from rope_gpt2.training.module import OWN_OPTIONS, RopeGPT2Module
 from rope_gpt2.training.option_checks import check_config_files, check_run_options
 from rope_gpt2.training.prediction_writer import PredictionWriter
+from rope_gpt2.training.run_checkpoints import RUN_CHECKPOINTS, checkpoint_of_newest_run
 from rope_gpt2.training.saving import BestCheckpoint, LastCheckpoint, WholeFileIO
 from rope_gpt2.training.sharding import META, check_shards
 from rope_gpt2.training.tokenized_datamodule import TokenizedDataModule
@@ -45,7 +46,7 @@ TEXT_DEFAULTS = {  # of a data module of plain text, which has no accuracy
     "early_stopping.mode": "min",
 }
 ROOT = "logs"  # where run folders stand by default
-PLACES = ("best", "last", "hpc", "registry")  # words for a checkpoint that Lightning finds itself
+LIGHTNINGS = ("hpc", "registry")  # words for a checkpoint that Lightning finds itself
 
 
 class SentimentCLI(LightningCLI):
@@ -53,7 +54,8 @@ class SentimentCLI(LightningCLI):
     set its callbacks.
 
     Beside the best checkpoint, `last.ckpt` is written at every validation, every ten minutes (`--last.every_n_minutes`), if asked for every
-    so many steps (`--last.every_n_train_steps`), and when a fit is interrupted: `--ckpt_path` takes it.
+    so many steps (`--last.every_n_train_steps`), and when a fit is interrupted: `--ckpt_path` takes it, or the word
+    `last` or `best` for that of the newest run in `trainer.default_root_dir`.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -74,13 +76,16 @@ class SentimentCLI(LightningCLI):
         first = parser.parse_args([part for part in sys.argv[1:] if not part.startswith("--print_config")])
         name = first["subcommand"]
         path, data = first[name].get("ckpt_path"), first[name].get("data")
-        stored = stored_options(Path(path)) if path and path not in PLACES else {}
+        if path in RUN_CHECKPOINTS:
+            path = checkpoint_of_newest_run(first[name]["trainer"].get("default_root_dir") or ROOT, path, needed=name != "fit")
+        stored = stored_options(Path(path)) if path and path not in LIGHTNINGS else {}
         defaults = {f"model.{option}": value for option, value in stored.items()} if name == "fit" else {}
         if data is not None:
             defaults |= {"data": {"class_path": data["class_path"]}}
             defaults |= TEXT_DEFAULTS if data["class_path"].endswith(f".{CorpusDataModule.__name__}") else {}
         self._subcommand_parsers[name].set_defaults(defaults)
         super().parse_arguments(parser, args)
+        self.config[name]["ckpt_path"] = path
         if name == "predict":
             self.config["predict"]["return_predictions"] = False  # they stream to disk, and memory stays flat
         if name == "fit":

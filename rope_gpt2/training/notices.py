@@ -9,6 +9,8 @@ _WARNINGS = (
     ".*does not have many workers.*",  # batches are made from tokens in memory: workers would only cost
     ".*`IterableDataset` has `__len__` defined.*",  # every process counts its own batches
     ".*Couldn't infer the batch indices.*",  # predictions carry their own rows
+    ".*Experiment logs directory .* exists and is not empty.*",  # TensorBoard's logger made it just now; nothing there is deleted
+    ".*The dirpath has changed from .*",  # a run that goes on has a folder of its own, and knows the best all the same
     ".*treespec, LeafSpec.*",  # Lightning on a newer torch
 )
 

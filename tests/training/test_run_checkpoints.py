@@ -1,0 +1,76 @@
+"""--ckpt_path last and best: checkpoints of the newest run of a folder."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from running import call, fit_arguments
+
+
+def last_of(folder: Path, version: int) -> Path:
+    return folder / f"version_{version}" / "checkpoints" / "last.ckpt"
+
+
+def stored(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def validate_arguments(folder: Path, word: str) -> list[str]:
+    data = ["--data.validation", "data/demo.csv", "--data.pool", "data/demo.csv", "--trainer.enable_progress_bar", "false"]
+    return ["validate", "--trainer.default_root_dir", str(folder), *data, "--ckpt_path", word]
+
+
+def test_one_command_begins_and_goes_on_as_an_undisturbed_fit(tmp_path: Path, capsys):
+    plateau = {"model__schedule": "wsd", "model__decay_fraction": "0.0", "model__warmup_steps": "0"}
+    for version, steps in ((0, 3), (1, 5)):
+        assert call([*fit_arguments(tmp_path / "a", trainer__max_steps=str(steps), **plateau), "--ckpt_path", "last"]) == 0
+        said = f"no run in {tmp_path / 'a'} has a last.ckpt yet; this one begins anew" if version == 0 else last_of(tmp_path / "a", 0)
+        assert f"--ckpt_path last: {said}\n" in capsys.readouterr().err
+    assert call(fit_arguments(tmp_path / "b", trainer__max_steps="5", **plateau)) == 0
+    broken, whole = stored(last_of(tmp_path / "a", 1)), stored(last_of(tmp_path / "b", 0))
+    assert broken["global_step"] == whole["global_step"] == 5
+    assert all(torch.equal(weight, whole["state_dict"][name]) for name, weight in broken["state_dict"].items())
+
+
+def test_a_shape_that_is_not_the_last_ones_is_refused(tmp_path: Path, capsys):
+    assert call(fit_arguments(tmp_path, trainer__max_steps="1")) == 0
+    assert call([*fit_arguments(tmp_path, model__n_embd="64"), "--ckpt_path", "last"]) == 2
+    assert "error: the run of ckpt_path has model.n_embd 32, got 64; leave it out" in capsys.readouterr().err
+
+
+def test_the_newest_run_is_that_of_the_highest_number(tmp_path: Path, capsys):
+    assert call(fit_arguments(tmp_path, trainer__max_steps="1")) == 0
+    for version in (9, 10):
+        (tmp_path / f"version_{version}").symlink_to(tmp_path / "version_0")
+    (tmp_path / "version_11").mkdir()  # stopped before its first checkpoint
+    (tmp_path / "version_old").symlink_to(tmp_path / "version_0")
+    assert call(validate_arguments(tmp_path, "last")) == 0
+    assert f"--ckpt_path last: {last_of(tmp_path, 10)}\n" in capsys.readouterr().err
+
+
+def test_best_is_the_best_that_the_newest_run_knows_of(tmp_path: Path, capsys):
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    assert call(fit_arguments(first)) == 0
+    (best,) = (first / "version_0" / "checkpoints").glob("best-*.ckpt")
+    first.rename(moved)
+    assert call(validate_arguments(moved, "best")) == 0
+    assert f"--ckpt_path best: {moved / best.relative_to(first)}\n" in capsys.readouterr().err
+
+
+def test_without_a_best_or_any_checkpoint_scoring_is_refused(tmp_path: Path, capsys):
+    for word in ("last", "best"):
+        assert call(validate_arguments(tmp_path, word)) == 2
+        assert f"error: --ckpt_path {word}: no run in {tmp_path} has a last.ckpt; fit first" in capsys.readouterr().err
+    assert call(fit_arguments(tmp_path, trainer__max_steps="1", trainer__limit_val_batches="0")) == 0
+    assert call(validate_arguments(tmp_path, "best")) == 2
+    assert f"error: --ckpt_path best: {last_of(tmp_path, 0)} knows of none that is still there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["last", "best"])
+def test_a_damaged_last_checkpoint_is_named(word: str, tmp_path: Path, capsys):
+    path = last_of(tmp_path, 0)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a file")
+    assert call(validate_arguments(tmp_path, word)) == 2
+    assert f"error: {path}: is no Lightning checkpoint, or is damaged" in capsys.readouterr().err
