@@ -44,7 +44,7 @@ from rope_gpt2.training.notices import silence_notices
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-true"}
 WARM_UP = 16  # queries
-PACKAGES = ("lm_eval", "torch", "transformers", "tokenizers", "lightning", "rope-gpt2")
+PACKAGES = ("lm_eval", "torch", "transformers", "tokenizers", "lightning")
 CONSOLE = Console(width=None if sys.stdout.isatty() else 120)
 Shown = Sequence[tuple[str, str]]  # review and label of each demonstration, in the order of the prompt
 

@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
+import rope_gpt2
+
 
 def describe_machine(packages: Sequence[str], device: str = "cpu") -> dict[str, Any]:
-    """Processor, threads, and versions of Python and some packages (None where one is missing).
+    """Processor, threads, and versions of Python, this package and some others (None where one is missing).
 
     Args:
         packages: names as pip knows them.
         device: "cpu" or "cuda": which processor is named.
     """
-    versions: dict[str, str | None] = {"python": platform.python_version()}
+    # this package's own is that of the code that runs: an editable installation may have been made at another version
+    versions: dict[str, str | None] = {"python": platform.python_version(), "rope-gpt2": rope_gpt2.__version__}
     for name in packages:
         try:
             versions[name] = version(name)

@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(rows, f"perplexity, windows {title} positions, {len(options.seeds)} seeds")
     any_run = next(iter(measured.values()))[0]
     facts = {"training_length": any_run["training_length"], "tokens": any_run["tokens"], "seeds": options.seeds, "steps": options.steps}
-    machine = describe_machine(("torch", "lightning", "transformers", "rope-gpt2"))
+    machine = describe_machine(("torch", "lightning", "transformers"))
     output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(facts | {"machine": machine, "tables": tables}, indent=1) + "\n", encoding="utf-8")

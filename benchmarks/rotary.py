@@ -39,7 +39,7 @@ Pair = tuple[Tensor, Tensor]
 Rotation = Callable[[Tensor, Tensor], Pair]  # queries and keys [B, N, L, H] to the same, rotated
 PEERS = ("transformers", "transformers compiled", "torchtune", "rotary-embedding-torch")
 NEIGHBOURS = ("torchtune", "rotary-embedding-torch")  # turn (2i, 2i + 1), where the others turn (i, i + H/2)
-PACKAGES = ("torch", "transformers", "torchtune", "rotary-embedding-torch", "rope-gpt2")
+PACKAGES = ("torch", "transformers", "torchtune", "rotary-embedding-torch")
 CONSOLE = Console(width=None if sys.stdout.isatty() else 150)
 
 

@@ -53,7 +53,7 @@ SHAPES = {
     "mini": {"vocab_size": 8192, "n_embd": 256, "n_layer": 4, "n_head": 4, "length": 256, "batch_size": 32},
     "gpt2": {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "length": 1024, "batch_size": 8},
 }
-PACKAGES = ("torch", "lightning", "transformers", "accelerate", "rope-gpt2")
+PACKAGES = ("torch", "lightning", "transformers", "accelerate")
 CONSOLE = Console(width=None if sys.stdout.isatty() else 120)
 
 

@@ -4,7 +4,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -23,7 +23,7 @@ from rope_gpt2.training.guards import FiniteGuard, newest_checkpoint
 from rope_gpt2.training.module import OWN_OPTIONS, RopeGPT2Module
 from rope_gpt2.training.option_checks import check_config_files, check_run_options
 from rope_gpt2.training.prediction_writer import PredictionWriter
-from rope_gpt2.training.run_checkpoints import RUN_CHECKPOINTS, checkpoint_of_newest_run
+from rope_gpt2.training.run_checkpoints import RUN_CHECKPOINTS, best_of_run, last_of_newest_run, say
 from rope_gpt2.training.saving import BestCheckpoint, LastCheckpoint, WholeFileIO
 from rope_gpt2.training.sharding import META, check_shards
 from rope_gpt2.training.tokenized_datamodule import TokenizedDataModule
@@ -75,9 +75,7 @@ class SentimentCLI(LightningCLI):
         # would else be another one's as far as they share names, and a run that goes on keeps what no one changes.
         first = parser.parse_args([part for part in sys.argv[1:] if not part.startswith("--print_config")])
         name = first["subcommand"]
-        path, data = first[name].get("ckpt_path"), first[name].get("data")
-        if path in RUN_CHECKPOINTS:
-            path = checkpoint_of_newest_run(first[name]["trainer"].get("default_root_dir") or ROOT, path, needed=name != "fit")
+        path, data = checkpoint_path(first[name], name), first[name].get("data")
         stored = stored_options(Path(path)) if path and path not in LIGHTNINGS else {}
         defaults = {f"model.{option}": value for option, value in stored.items()} if name == "fit" else {}
         if data is not None:
@@ -150,6 +148,31 @@ def keep_shape(model: Any, stored: Mapping[str, Any]) -> None:
                 f"the run of ckpt_path has model.{name} {stored[name]}, got {model[name]}; leave it out, or start anew with model.init_from"
             )
         model[name] = stored[name]
+
+
+def checkpoint_path(config: Any, command: str) -> str | None:
+    """`--ckpt_path`, with `last` and `best` as those of the newest run in `trainer.default_root_dir`.
+
+    Args:
+        config: of the command, parsed.
+        command: fit, which begins where no run has a checkpoint yet, or another one, which needs one.
+
+    Raises:
+        InputError: where there is none and one is needed, or the best one is gone or `last.ckpt` cannot be read.
+    """
+    word = config.get("ckpt_path")
+    if word not in RUN_CHECKPOINTS:
+        return cast("str | None", word)
+    root = config["trainer"].get("default_root_dir") or ROOT
+    path = last_of_newest_run(root)
+    if path is None and command != "fit":
+        remedy = "fit first, name the runs' folder with --trainer.default_root_dir, or give the path of a .ckpt file"
+        raise InputError(f"--ckpt_path {word}: no run in {root} has a last.ckpt; {remedy}")
+    if path is not None and word == "best":
+        stored_options(path)  # refuses what cannot be read
+        path = best_of_run(path)
+    say(f"--ckpt_path {word}: {path or f'no run in {root} has a last.ckpt yet; this one begins anew'}")
+    return None if path is None else str(path)
 
 
 def stored_options(path: Path) -> dict[str, Any]:

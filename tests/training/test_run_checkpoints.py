@@ -74,3 +74,18 @@ def test_a_damaged_last_checkpoint_is_named(word: str, tmp_path: Path, capsys):
     path.write_bytes(b"half a file")
     assert call(validate_arguments(tmp_path, word)) == 2
     assert f"error: {path}: is no Lightning checkpoint, or is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("callbacks", [None, {}, {"BestCheckpoint{}": {}}, {"BestCheckpoint{}": {"best_model_path": ""}}, {7: {}}])
+def test_a_last_checkpoint_that_names_no_best_is_refused(callbacks: Any, fitted: Path, tmp_path: Path, capsys):
+    checkpoint = stored(fitted / "checkpoints" / "last.ckpt") | {"callbacks": callbacks}
+    path = last_of(tmp_path, 0)
+    path.parent.mkdir(parents=True)
+    torch.save(checkpoint, path)
+    assert call(validate_arguments(tmp_path, "best")) == 2
+    assert f"error: --ckpt_path best: {path} knows of none that is still there" in capsys.readouterr().err
+
+
+def test_a_place_that_is_no_folder_is_not_looked_through(capsys):
+    assert call([*fit_arguments(Path(), trainer__default_root_dir="s3://bucket/runs"), "--ckpt_path", "last"]) == 2
+    assert "error: --ckpt_path: last and best are not looked for in s3://bucket/runs; give the whole path" in capsys.readouterr().err
