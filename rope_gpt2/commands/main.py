@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "few-shot accuracy of a checkpoint over a grid of conditions, with intervals and controls",
     "report": "metrics and report of a run of evaluate, computed again without the model",
     "label": "label unlabelled text with a checkpoint, to train the next one on (self-training)",
+    "words": "label random sequences of words by counts of words, to train a small model on (distillation)",
     "length": "perplexity at multiples of the training length, loss by position, attention distance",
     "convert": "GPT-2 in, stock GPT-2 and GPT-NeoX out, checkpoints as folders, scoring as a program of torch.export",
     "compare": "is one run of evaluate better than another, on the same reviews",
@@ -57,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from rope_gpt2.commands.label import label
 
             return label(arguments[1:])
+        if arguments[0] == "words":
+            from rope_gpt2.commands.words import words
+
+            return words(arguments[1:])
         if arguments[0] == "length":
             from rope_gpt2.commands.length import length
 

@@ -1,0 +1,54 @@
+"""`rope-gpt2 words`: random sequences of words with the labels of a classifier that counts words, to train a small model on."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rope_gpt2.commands.parser import Parser
+from rope_gpt2.errors import InputError
+from rope_gpt2.training.pseudo_labels import write_labelled
+from rope_gpt2.training.review_files import ReviewFiles
+from rope_gpt2.training.whole_files import check_writable
+from rope_gpt2.training.word_counts import WordCounts, draw_labels, random_sequences
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `words`."""
+    parser = Parser(
+        prog="rope-gpt2 words",
+        description="Train a classifier that counts words (logistic regression, weighted by naive Bayes), and write random sequences "
+        "of words with labels drawn by it, as a CSV of review,sentiment,confidence and apostrophe (1 where one keeps a review from being a "
+        "formula in a spreadsheet). `fit --data.more_train FILE` trains on it (distillation).",
+    )
+    parser.add_argument("--train", default="sst2", help="labelled reviews: a CSV, or sst2")
+    parser.add_argument("--output", required=True, help="CSV to write")
+    parser.add_argument("--count", type=int, default=60_000, help="sequences to write")
+    parser.add_argument("--seed", type=int, default=0, help="of the sequences and their labels")
+    parser.add_argument("--validation", help="as in fit: its reviews are not counted; without one, reviews of --train are held out")
+    parser.add_argument("--test", help="as in fit: its reviews are not counted; by default SST-2's validation set")
+    parser.add_argument(
+        "--holdout", type=int, default=500, help="as in fit: reviews held out, and so not counted, where there is no --validation"
+    )
+    parser.add_argument("--order-seed", type=int, default=0, help="as in fit: which are held out")
+    return parser
+
+
+def words(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code.
+
+    Raises:
+        InputError: for a wrong option or file.
+    """
+    options = build_parser().parse_args(list(arguments))
+    if options.count < 1:
+        raise InputError(f"--count must be at least 1, got {options.count}; 60000 is usual")
+    output = Path(options.output)
+    check_writable(output, "--output")
+    names = {"train": options.train, "validation": options.validation, "test": options.test}
+    examples, _ = ReviewFiles(names, options.holdout, options.order_seed, limit=0, clean_html=None).training_split()
+    print(f"counting the words of {len(examples)} reviews; of SST-2's that takes half a minute", flush=True)
+    counts = WordCounts(examples)
+    sequences = random_sequences(examples, options.count, options.seed)
+    write_labelled(draw_labels(sequences, counts.probabilities(sequences), options.seed), output)
+    print(f"{len(sequences)} sequences of their words written to {options.output}")
+    return 0

@@ -1,0 +1,84 @@
+"""Labelled reviews → a classifier that counts words → random sequences of words with its labels, to train a network on.
+
+A small network that learns from few reviews learns them by heart; a penalised linear model of words cannot, and errs on other
+reviews. Words out of their order show the network what that model holds of each of them (distillation: Hinton et al. 2015), and the
+reviews themselves how words go together.
+
+Let N be texts, W known words and runs of words.
+"""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rope_gpt2.errors import InputError
+from rope_gpt2.fewshot.examples import LABELS, Example
+
+LONGEST_RUN = 3  # words that are counted together, and that stay together in a random sequence, at most
+PENALTY = 0.3  # scikit-learn's C
+LENGTHS = 6, 24  # words of a random sequence
+
+
+class WordCounts:
+    """Logistic regression on words and runs of words, each weighted by its naive-Bayes log ratio (Wang and Manning 2012).
+
+    Longer reviews weigh more, by the root of their words: what is classified in the end are sentences.
+
+    Args:
+        examples: labelled reviews, of both labels.
+
+    Raises:
+        InputError: if a label is missing.
+    """
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        # a second or two to import, for this alone
+        from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped]
+        from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+
+        is_positive = np.array([example.sentiment == LABELS[1] for example in examples], dtype=bool)
+        if not is_positive.any() or is_positive.all():
+            missing = LABELS[0] if is_positive.any() else LABELS[1]
+            raise InputError(f"no training review is {missing}; give a CSV with reviews of both labels")
+        self._vectorizer = CountVectorizer(binary=True, ngram_range=(1, LONGEST_RUN), token_pattern=r"\S+", dtype=np.float32)
+        counts = self._vectorizer.fit_transform(example.review for example in examples)
+        positive, negative = (1 + np.asarray(counts[chosen].sum(axis=0)).ravel() for chosen in (is_positive, ~is_positive))
+        self._ratios = np.log(positive / positive.sum()) - np.log(negative / negative.sum())  # [W]
+        self._model = LogisticRegression(C=PENALTY, solver="liblinear")
+        words = np.array([len(example.review.split()) for example in examples])
+        self._model.fit(counts.multiply(self._ratios).tocsr(), is_positive, sample_weight=np.sqrt(words))
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """N texts → [N] probabilities of `positive`."""
+        counts = self._vectorizer.transform(texts)
+        found: NDArray[np.float64] = self._model.predict_proba(counts.multiply(self._ratios).tocsr())[:, 1]
+        return found
+
+
+def random_sequences(examples: Sequence[Example], count: int, seed: int) -> list[str]:
+    """Runs of one to `LONGEST_RUN` words of reviews, each of a review drawn anew, up to a length drawn from `LENGTHS`."""
+    generator = random.Random(f"word sequences {seed}")
+    reviews = [example.review.split() for example in examples]
+    sequences = []
+    for _ in range(count):
+        words: list[str] = []
+        length = generator.randint(*LENGTHS)
+        while len(words) < length:
+            review = generator.choice(reviews)
+            run = min(len(review), generator.randint(1, LONGEST_RUN))
+            start = generator.randint(0, len(review) - run)
+            words += review[start : start + run]
+        sequences.append(" ".join(words))
+    return sequences
+
+
+def draw_labels(texts: Sequence[str], probabilities: NDArray[np.float64], seed: int) -> list[tuple[str, str, float]]:
+    """(text, label, probability of that label) for each text, the label drawn with the probability that it is positive."""
+    draws = np.random.default_rng(random.Random(f"word labels {seed}").getrandbits(128)).random(len(texts))
+    labels = [
+        (LABELS[1], probability) if draw < probability else (LABELS[0], 1 - probability)
+        for draw, probability in zip(draws, probabilities.tolist(), strict=True)
+    ]
+    return [(text, *label) for text, label in zip(texts, labels, strict=True)]
