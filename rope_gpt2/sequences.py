@@ -21,12 +21,16 @@ class TrainingSequence(NamedTuple):
         targets: [L] int64, the token that follows each; `IGNORED` where nothing is to be learned: at the end, on padding.
         is_label: [L] bool, whether that token belongs to a label word.
         position_ids: [L] int64, starting again at 0 for each document that must not see the one before it; None for one document.
+        others: [L] int64, for a label word of one token, that of the other label; None where no label is in doubt.
+        doubts: [L] float32, the probability that the other one should stand there; 0 where there is no doubt.
     """
 
     input_ids: Tensor
     targets: Tensor
     is_label: Tensor
     position_ids: Tensor | None = None
+    others: Tensor | None = None
+    doubts: Tensor | None = None
 
 
 class SequenceBatch(NamedTuple):
@@ -36,6 +40,8 @@ class SequenceBatch(NamedTuple):
     targets: Tensor
     is_label: Tensor
     position_ids: Tensor | None = None
+    others: Tensor | None = None
+    doubts: Tensor | None = None
 
 
 class SequenceSource(Protocol):
@@ -53,16 +59,26 @@ class SequenceSource(Protocol):
 
 
 def collate_sequences(items: Sequence[TrainingSequence]) -> SequenceBatch:
-    """Sequences → one batch; where some have position ids, those without are one document each."""
-    positions: list[Tensor] = []
-    if any(item.position_ids is not None for item in items):
-        positions = [torch.arange(len(item.input_ids)) if item.position_ids is None else item.position_ids for item in items]
+    """Sequences → one batch.
+
+    Where some have position ids, those without are one document each; where some have doubts, the labels of the others are certain.
+    """
+    length = len(items[0].input_ids)
     return SequenceBatch(
         torch.stack([item.input_ids for item in items]),
         torch.stack([item.targets for item in items]),
         torch.stack([item.is_label for item in items]),
-        torch.stack(positions) if positions else None,
+        _stack_some([item.position_ids for item in items], torch.arange(length)),
+        _stack_some([item.others for item in items], torch.zeros(length, dtype=torch.int64)),
+        _stack_some([item.doubts for item in items], torch.zeros(length)),
     )
+
+
+def _stack_some(parts: Sequence[Tensor | None], missing: Tensor) -> Tensor | None:
+    """Stack parts, with `missing` in the place of None; None where all are."""
+    if all(part is None for part in parts):
+        return None
+    return torch.stack([missing if part is None else part for part in parts])
 
 
 class Mixture:

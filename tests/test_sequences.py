@@ -99,3 +99,12 @@ def test_a_sequence_without_positions_is_one_document_beside_those_with_them():
     item, apart = Numbered(0, 3).get(0, 0), torch.tensor([0, 0, 1])
     batch = collate_sequences([item, item._replace(position_ids=apart)])
     assert torch.equal(batch.position_ids, torch.stack([torch.arange(3), apart]))
+
+
+def test_a_sequence_without_doubts_has_none_beside_those_with_them():
+    item = Numbered(0, 3).get(0, 0)
+    others, doubts = torch.tensor([0, 5, 0]), torch.tensor([0.0, 0.25, 0.0])
+    batch = collate_sequences([item, item._replace(others=others, doubts=doubts)])
+    assert torch.equal(batch.others, torch.stack([torch.zeros_like(others), others]))
+    assert torch.equal(batch.doubts, torch.stack([torch.zeros(3), doubts]))
+    assert collate_sequences([item, item]).doubts is None

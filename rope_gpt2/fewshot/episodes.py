@@ -74,14 +74,17 @@ class Episodes:
     is left out of an epoch in which it finds none.
 
     Args:
-        examples: training examples; a longer one than `max_length` under any template is left out and counted in `left_out`.
+        examples: training examples; a longer one than `max_length` under any template is left out and counted in `left_out`. A
+            confidence below 1 puts the label in doubt: the other one is a target with the rest of the probability (soft targets:
+            Hinton et al. 2015). Demonstrations show the label.
         tokenizer, template, verbalizer: as for prompts.
         max_length: tokens in a sequence.
         seed: of the order of the examples and of all that is drawn.
         options: how episodes differ.
 
     Raises:
-        InputError: if no example fits, a template joins the label word to the review, or there are no words to draw from.
+        InputError: if no example fits, a template joins the label word to the review, there are no words to draw from, or a label in
+            doubt has not one token for each of its words.
     """
 
     def __init__(
@@ -104,6 +107,10 @@ class Episodes:
         self._layouts = [EpisodeLayout(examples, tokenizer, layout, verbalizer, self.random_words) for layout in templates]
         self._is_positive = np.array([example.sentiment == LABELS[1] for example in examples], dtype=bool)
         self._signs: list[bool] = self._is_positive.tolist()
+        self._doubts: list[float] = []
+        if any(example.confidence < 1 for example in examples):
+            self._doubts = [1 - example.confidence for example in examples]
+            self._check_doubts(verbalizer)
         lengths = np.stack([self._needed(layout) for layout in self._layouts])
         self._fitting = np.flatnonzero((lengths <= max_length).all(axis=0))
         self.left_out = len(examples) - len(self._fitting)
@@ -134,7 +141,7 @@ class Episodes:
         """Sequence `index` of an epoch; `position_ids` only where `max_shots` keeps several episodes apart."""
         layout = self._layouts[self._epoch(epoch).templates[index]]
         generator = random.Random(f"episode {self.seed} {epoch} {index}")
-        sequence = _Sequence(self.max_length, self.pad_token_id)
+        sequence = _Sequence(self.max_length, self.pad_token_id, with_doubts=bool(self._doubts))
         for members in self.members(epoch, index):
             self._write(sequence, members, layout, generator)
         return sequence.finish(with_positions=self.options.max_shots > 0)
@@ -155,7 +162,19 @@ class Episodes:
         for place, member in enumerate(members):
             is_positive = self._signs[member]
             sequence.add((layout.later if place else layout.first)[member], labels[is_positive], len(shown) >= needed)
+            if self._doubts:
+                sequence.doubt(labels[not is_positive], self._doubts[member])
             shown.add(is_positive)
+
+    def _check_doubts(self, verbalizer: Verbalizer) -> None:
+        """Soft targets are of one token: of several, each would be in doubt by itself."""
+        words = [len(label) for layout in self._layouts for label in (*layout.labels, *layout.random_labels)]
+        if max(words) > 1:
+            which = " and ".join(map(repr, verbalizer.words)) if not self.random_words else "the drawn ones"
+            raise InputError(
+                f"soft labels need label words of one token each, and of {which} some have {max(words)}; "
+                "make them one with model.new_words, take other words, or leave data.soft_labels out"
+            )
 
     def _draw_labels(self, layout: EpisodeLayout, generator: random.Random) -> tuple[Sequence[Tokens], int]:
         """Label tokens of negative and positive, and how many of the two words must have been shown before a label counts."""
@@ -183,10 +202,12 @@ class Episodes:
 class _Sequence:
     """A training sequence that is being filled."""
 
-    def __init__(self, max_length: int, pad_token_id: int) -> None:
+    def __init__(self, max_length: int, pad_token_id: int, with_doubts: bool) -> None:
         self._tokens = np.full(max_length, pad_token_id)
         self._is_label = np.zeros(max_length, dtype=bool)
         self._is_hidden = np.zeros(max_length, dtype=bool)  # nothing tells these tokens
+        self._others = np.zeros(max_length, dtype=np.int64) if with_doubts else None
+        self._doubts = np.zeros(max_length, dtype=np.float32)
         self._filled = 0
         self._begins: list[int] = []
 
@@ -203,6 +224,12 @@ class _Sequence:
         self._tokens[start : self._filled] = label
         (self._is_label if counts else self._is_hidden)[start : self._filled] = True
 
+    def doubt(self, other: Tokens, probability: float) -> None:
+        """Put the label just written, of one token, in doubt."""
+        if self._others is not None:
+            self._others[self._filled - 1] = other[0]
+            self._doubts[self._filled - 1] = probability
+
     def finish(self, with_positions: bool) -> TrainingSequence:
         """The sequence, padded; padding counts its positions as an episode of its own."""
         targets = np.full(len(self._tokens), IGNORED)
@@ -215,4 +242,8 @@ class _Sequence:
         if with_positions:
             begins = np.array([*self._begins, self._filled, len(targets)])
             positions = torch.from_numpy(np.arange(len(targets)) - np.repeat(begins[:-1], np.diff(begins)))
-        return TrainingSequence(torch.from_numpy(self._tokens), torch.from_numpy(targets), torch.from_numpy(is_label), positions)
+        parts = torch.from_numpy(self._tokens), torch.from_numpy(targets), torch.from_numpy(is_label), positions
+        if self._others is None:
+            return TrainingSequence(*parts)
+        # beside the target, at the place before the label word; the first place is no label's
+        return TrainingSequence(*parts, torch.from_numpy(np.roll(self._others, -1)), torch.from_numpy(np.roll(self._doubts, -1)))

@@ -3,6 +3,7 @@
 import csv
 import html
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from rope_gpt2.spreadsheets import MARK, unguard
 
 LABELS = ("negative", "positive")
 COLUMNS = ("review", "sentiment")
+CONFIDENCE = "confidence"  # a column, where asked for
 
 _TAG = re.compile(
     r"</?(?:a|b|blockquote|br|div|em|font|hr|i|li|ol|p|q|s|small|span|strong|u|ul)(?:\s+[\w-]+\s*=[^<>]*|\s*/)?\s*>", re.IGNORECASE
@@ -28,11 +30,13 @@ class Example:
         row: number of the review in its file, 1 for the first line below the header.
         review: the text, not empty.
         sentiment: one of `LABELS`.
+        confidence: probability, in [0, 1], that this is its sentiment.
     """
 
     row: int
     review: str
     sentiment: str
+    confidence: float = 1.0
 
 
 def strip_html(text: str) -> str:
@@ -52,13 +56,16 @@ class ExampleFile:
         clean_html: remove HTML tags; None: only in a file where some review has them.
         limit: the first examples only, this many; 0 for all. All rows are checked.
         keep: hold the examples in memory instead of reading them again.
+        confidence: read the column `confidence` too, which must stand there.
 
     Raises:
         InputError: for a file that cannot be read as described, with path, row, column and remedy.
     """
 
-    def __init__(self, path: str | Path, clean_html: bool | None = None, limit: int = 0, keep: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path, clean_html: bool | None = None, limit: int = 0, keep: bool = False, confidence: bool = False
+    ) -> None:
+        self.path, self._confidence = Path(path), confidence
         self._kept: list[Example] | None = None
         if not self.path.exists():
             raise InputError(f"{path}: no such file; give the path of a CSV with the columns review,sentiment")
@@ -90,19 +97,19 @@ class ExampleFile:
 
     def _read(self) -> Iterator[Example]:
         try:
-            yield from _parse(self.path)
+            yield from _parse(self.path, self._confidence)
         except UnicodeDecodeError as error:
             raise InputError(f"{self.path}, line {_first_undecodable_line(self.path)}: not UTF-8; save the file as UTF-8") from error
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
-def read_examples(path: str | Path, clean_html: bool | None = None) -> list[Example]:
+def read_examples(path: str | Path, clean_html: bool | None = None, confidence: bool = False) -> list[Example]:
     """Every example of a CSV, in the order of the file, read once; see `ExampleFile`."""
-    return list(ExampleFile(path, clean_html, keep=True))
+    return list(ExampleFile(path, clean_html, keep=True, confidence=confidence))
 
 
-def _parse(path: Path) -> Iterator[Example]:
+def _parse(path: Path, with_confidence: bool) -> Iterator[Example]:
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
@@ -111,7 +118,8 @@ def _parse(path: Path) -> Iterator[Example]:
             header = next(reader, None)
             if header is None:
                 raise InputError(f"{path}: is empty; the first line must name the columns review,sentiment")
-            review_column, sentiment_column = _find_columns(path, header)
+            review_column, sentiment_column = (_find_column(path, header, name) for name in COLUMNS)
+            confidence_column = _find_column(path, header, CONFIDENCE) if with_confidence else None
             mark_column = header.index(MARK) if header.count(MARK) == 1 else None
             start = reader.line_num + 1
             for fields in reader:
@@ -129,19 +137,30 @@ def _parse(path: Path) -> Iterator[Example]:
                         f"write {' or '.join(LABELS)}"
                     )
                 _refuse_empty(path, example)
+                if confidence_column is not None:
+                    example = replace(example, confidence=_probability(fields[confidence_column], f"{path}, row {row} (line {start})"))
                 start = reader.line_num + 1
                 yield example
         except csv.Error as error:
             raise InputError(f"{path}, row {row + 1} (line {start}): broken quoting ({error}); {_REMEDY}") from error
 
 
-def _find_columns(path: Path, header: Sequence[str]) -> tuple[int, int]:
+def _find_column(path: Path, header: Sequence[str], column: str) -> int:
     names = [name.strip().lower() for name in header]
-    for column in COLUMNS:
-        if names.count(column) != 1:
-            found = f"stands {names.count(column)} times" if column in names else "is missing"
-            raise InputError(f"{path}, header: column {column} {found} (found: {_shorten(', '.join(header))!r}); it must stand there once")
-    return names.index("review"), names.index("sentiment")
+    if names.count(column) != 1:
+        found = f"stands {names.count(column)} times" if column in names else "is missing"
+        raise InputError(f"{path}, header: column {column} {found} (found: {_shorten(', '.join(header))!r}); it must stand there once")
+    return names.index(column)
+
+
+def _probability(field: str, where: str) -> float:
+    try:
+        probability = float(field)
+    except ValueError:
+        probability = math.nan
+    if not 0 <= probability <= 1:
+        raise InputError(f"{where}, column {CONFIDENCE}: {_shorten(field)!r}; write the probability of the label, from 0 to 1")
+    return probability
 
 
 def _refuse_empty(path: Path, example: Example) -> None:

@@ -51,6 +51,8 @@ class SentimentDataModule(TokenizedDataModule):
         batch_size: sequences in a training step, on each device.
         more_train: CSVs that are trained on beside `train`; nothing is held out of them or drawn from them for prompts, and reviews that
             equal or contain a held-out or evaluated one, or share ten words in a row with one, are left out.
+        soft_labels: the column `confidence` of `more_train`, as `rope-gpt2 words` and `label` write it, is the probability of the label as
+            a target, the rest that of the other one; otherwise each label is certain. Label words must be one token each.
         min_words: shortest review that is trained on, in words.
         episode_templates: layouts of training episodes, dealt out evenly; None for `template`.
         episode_balance: share, in [0, 1], of training sequences with an uneven number of positive and negative reviews.
@@ -91,6 +93,7 @@ class SentimentDataModule(TokenizedDataModule):
         label_words: list[str] | None = None,
         batch_size: int = 16,
         more_train: list[str] | None = None,
+        soft_labels: bool = False,
         min_words: int = 0,
         episode_templates: list[str] | None = None,
         episode_balance: float = 0.0,
@@ -138,6 +141,7 @@ class SentimentDataModule(TokenizedDataModule):
         )
         self.recipe = TrainingRecipe(
             more_train=tuple(more_train or ()),
+            soft_labels=soft_labels,
             min_words=min_words,
             episodes=episodes,
             text=(text,) if isinstance(text, str) else tuple(text or ()),

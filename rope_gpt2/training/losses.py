@@ -1,4 +1,4 @@
-"""The cross-entropy of each target token."""
+"""The cross-entropy of each target token, certain or in doubt."""
 
 from typing import Any, cast
 
@@ -24,6 +24,23 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return cast("Tensor", _CrossEntropy.apply(logits, targets))
     return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
+
+
+def doubt_losses(hidden: Tensor, head: Tensor, targets: Tensor, others: Tensor, doubts: Tensor) -> Tensor:
+    """What `token_losses` lacks where another token is the target with a probability d (soft targets: Hinton et al. 2015).
+
+    (1 - d) CE(target) + d CE(other) = CE(target) + d (logit of the target - logit of the other).
+
+    Args:
+        hidden: [N, E] last hidden states.
+        head: [V, E] output embedding.
+        targets, others: [N] token ids.
+        doubts: [N] d, in [0, 1].
+
+    Returns:
+        [N] float32, in nats.
+    """
+    return doubts * (hidden.float() * (head[targets] - head[others]).float()).sum(dim=-1)
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -23,7 +23,7 @@ from rope_gpt2.sequences import IGNORED, SequenceBatch
 from rope_gpt2.training.allocation import keep_freed_memory
 from rope_gpt2.training.checkpoint_parts import check_finite
 from rope_gpt2.training.fewshot_module import FewShotModule
-from rope_gpt2.training.losses import token_losses
+from rope_gpt2.training.losses import doubt_losses, token_losses
 from rope_gpt2.training.optimization import OptimizerOptions, build_optimizer, group_options, schedule_factor, set_group_options
 from rope_gpt2.training.option_checks import MODEL_RANGES, check_ranges
 from rope_gpt2.training.sharding import ShardedStrategy, is_sharded, shard, whole_copy
@@ -246,14 +246,20 @@ class RopeGPT2Module(FewShotModule):
         # Padding stands on the right, where causal attention never looks back from; as embeddings it needs no mask (nor a warning).
         embeddings = self.model.transformer.wte(batch.input_ids)
         hidden = self.model.transformer(inputs_embeds=embeddings, position_ids=batch.position_ids, use_cache=False).last_hidden_state
+        head, places = self.model.lm_head.weight, batch.is_label
         if self.training and not self.hparams["lm_loss_weight"]:  # logits of the label words are all that counts
-            losses = token_losses(hidden[batch.is_label], self.model.lm_head.weight, batch.targets[batch.is_label])
-            return functional.pad(losses.sum()[None], (1, 0)), functional.pad(batch.is_label.sum()[None].float(), (1, 0))
-        losses = self._token_losses(hidden, self.model.lm_head.weight, batch.targets)
-        is_label = batch.is_label.flatten()
-        is_text = (batch.targets.flatten() != IGNORED) & ~is_label
-        chosen = torch.stack((is_text, is_label)).float()
-        return (chosen * losses).sum(dim=1), chosen.sum(dim=1)
+            losses = token_losses(hidden[places], head, batch.targets[places])
+            sums, counts = functional.pad(losses.sum()[None], (1, 0)), functional.pad(places.sum()[None].float(), (1, 0))
+        else:
+            losses = self._token_losses(hidden, head, batch.targets)
+            is_label = places.flatten()
+            is_text = (batch.targets.flatten() != IGNORED) & ~is_label
+            chosen = torch.stack((is_text, is_label)).float()
+            sums, counts = (chosen * losses).sum(dim=1), chosen.sum(dim=1)
+        if batch.others is not None and batch.doubts is not None:
+            doubted = doubt_losses(hidden[places], head, batch.targets[places], batch.others[places], batch.doubts[places])
+            sums = sums + functional.pad(doubted.sum()[None], (1, 0))
+        return sums, counts
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW or Muon beside it, and the schedule; see `rope_gpt2.training.optimization`."""

@@ -35,6 +35,7 @@ class TrainingRecipe:
 
     Attributes:
         more_train: CSVs of more reviews; those that overlap with a judged review are left out (see `OverlapGuard`).
+        soft_labels: the column `confidence` of `more_train` is how likely its labels are as targets.
         min_words: shortest review that is trained on, in words.
         episodes: how episodes differ.
         text: sources of plain text; documents that overlap with a judged review are left out.
@@ -46,6 +47,7 @@ class TrainingRecipe:
     """
 
     more_train: tuple[str, ...]
+    soft_labels: bool
     min_words: int
     episodes: EpisodeOptions
     text: tuple[str, ...]
@@ -58,6 +60,8 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.text_share < 1:
             raise InputError(f"text_share must lie in [0, 1), got {self.text_share}; give another number")
+        if self.soft_labels and not self.more_train:
+            raise InputError("data.soft_labels is of the reviews of data.more_train, and there are none; name a CSV or leave it out")
 
     @property
     def has_text(self) -> bool:
@@ -106,7 +110,7 @@ class TrainingRecipe:
 
     def read(self, train: Sequence[Example], judged: Sequence[str]) -> tuple[list[Example], int]:
         """All reviews to train on, and how many more there were that overlap with judged ones."""
-        more = [example for name in self.more_train for example in read_examples(Path(name), self.clean_html)]
+        more = [example for name in self.more_train for example in read_examples(Path(name), self.clean_html, self.soft_labels)]
         kept = more
         if more and judged:
             overlaps = OverlapGuard(judged).overlaps([words_of(example.review) for example in more])

@@ -1,12 +1,13 @@
 """Training sequences: every example once an epoch and whole, every label word a target, the same for the same seed and epoch."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from rope_gpt2.errors import InputError
-from rope_gpt2.fewshot.episodes import Episodes
+from rope_gpt2.fewshot.episodes import EpisodeOptions, Episodes
 from rope_gpt2.fewshot.examples import LABELS, Example
 from rope_gpt2.fewshot.template import DEFAULT_TEMPLATE, Template
 from rope_gpt2.fewshot.verbalizer import Verbalizer
@@ -72,7 +73,7 @@ def test_every_token_of_every_label_word_is_a_target_and_flagged(shown, tokenize
     episodes = make(shown, tokenizer, template=template, words=words)
     for index in range(len(episodes)):
         item = episodes.get(0, index)
-        tokens, targets, is_label, _ = item
+        tokens, targets, is_label = item[:3]
         text = tokenizer.decode(tokens[: length(item)]).strip("\n")
         labels = [
             next(sentiment for query, sentiment in sentiments.items() if part.startswith(query)) for part in text.split(layout.separator)
@@ -85,7 +86,7 @@ def test_targets_are_the_next_tokens_and_padding_is_ignored(shown, tokenizer, ma
     episodes = make(shown, tokenizer, max_length)
     for index in range(len(episodes)):
         item = episodes.get(0, index)
-        tokens, targets, is_label, _ = item
+        tokens, targets, is_label = item[:3]
         end = length(item)
         assert tokens.shape == targets.shape == is_label.shape == (max_length,)
         assert end <= max_length
@@ -144,3 +145,26 @@ def test_a_batch_stacks_sequences(shown, tokenizer):
     assert batch.position_ids is None
     for ours, theirs in zip(batch[:3], episodes.get(0, 2)[:3], strict=True):
         assert torch.equal(ours[2], theirs)
+
+
+@pytest.mark.parametrize("options", [EpisodeOptions(), EpisodeOptions(max_shots=2, flipped=0.5)], ids=["plain", "flipped"])
+def test_a_label_in_doubt_stands_beside_its_target_with_the_other_word(shown, tokenizer, options):
+    doubtful = [replace(example, confidence=0.5 + row / 1000) for row, example in enumerate(shown)]
+    certain, doubted = (Episodes(some, tokenizer, Template(), Verbalizer(), 128, 0, options) for some in (shown, doubtful))
+    ids = {tokens[0] for tokens in Verbalizer().token_ids(tokenizer, Template())}
+    for index in range(len(doubted)):
+        plain, item = certain.get(0, index), doubted.get(0, index)
+        assert plain.doubts is None
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(item[:3], plain[:3], strict=True))
+        members = [member for episode in doubted.members(0, index) for member in episode]
+        written = item.doubts[item.doubts > 0].tolist()
+        assert written == pytest.approx([1 - doubtful[member].confidence for member in members])
+        for place in item.doubts.nonzero()[:, 0].tolist():
+            assert {int(item.input_ids[place + 1]), int(item.others[place])} == ids
+        assert (item.doubts > 0)[item.is_label].all()
+
+
+def test_a_label_in_doubt_that_is_not_one_token_is_refused(shown, tokenizer):
+    doubtful = [replace(shown[0], confidence=0.5), *shown[1:]]
+    with pytest.raises(InputError, match=r"soft labels need label words of one token each.*model\.new_words"):
+        make(doubtful, tokenizer, words=("bad", "utterly wonderful"))

@@ -217,3 +217,21 @@ def test_reading_a_large_file_takes_no_memory_of_its_size(tmp_path):
     tracemalloc.stop()
     assert rows == 20_000
     assert peak < 200_000  # bytes; the file has 800,000
+
+
+def test_a_confidence_is_read_where_it_is_asked_for(tmp_path):
+    path = write(tmp_path, b"review,Confidence,sentiment\nDull.,0.75,negative\nFine.,1,positive\n")
+    assert [example.confidence for example in read_examples(path)] == [1.0, 1.0]
+    assert read_examples(path, confidence=True) == [Example(1, "Dull.", "negative", 0.75), Example(2, "Fine.", "positive", 1.0)]
+
+
+@pytest.mark.parametrize("field", ["", "sure", "nan", "1.01", "-0.1", "75 %"])
+def test_a_confidence_that_is_no_probability_is_refused(tmp_path, field):
+    path = write(tmp_path, f"review,sentiment,confidence\nFine.,positive,1\nDull.,negative,{field}\n".encode())
+    with pytest.raises(InputError, match=r"row 2 \(line 3\), column confidence: .*from 0 to 1"):
+        read_examples(path, confidence=True)
+
+
+def test_a_missing_column_of_confidences_is_refused(tmp_path):
+    with pytest.raises(InputError, match="column confidence is missing"):
+        read_examples(write(tmp_path, HEADER + b"Dull.,negative\n"), confidence=True)

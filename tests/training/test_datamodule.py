@@ -92,6 +92,22 @@ def test_reviews_of_fewer_words_are_not_trained_on_and_stay_demonstrations(files
     assert data.plan_prompts("validate").samplers[0].pool.examples == whole.plan_prompts("validate").samplers[0].pool.examples
 
 
+def test_soft_labels_are_the_confidences_of_more_train_alone(files: dict[str, str], tmp_path: Path, monkeypatch):
+    soft = tmp_path / "soft.csv"
+    soft.write_text(
+        "review,sentiment,confidence\n" + "".join(f'"{review}",positive,0.{row}\n' for row, review in enumerate(NEW[:9], start=1))
+    )
+    options = {"train": files["train"], "test": files["test"], "holdout": 60, "max_length": 256, "more_train": [str(soft)]}
+    confidences = [example.confidence for example in trained_on(SentimentDataModule(**options, soft_labels=True), monkeypatch)[0]]
+    assert [confidence for confidence in confidences if confidence < 1] == [row / 10 for row in range(1, 10)]
+    assert {example.confidence for example in trained_on(SentimentDataModule(**options), monkeypatch)[0]} == {1.0}
+
+
+def test_soft_labels_without_more_reviews_are_refused(files: dict[str, str]):
+    with pytest.raises(InputError, match=r"soft_labels is of the reviews of data\.more_train"):
+        SentimentDataModule(train=files["train"], soft_labels=True)
+
+
 def test_the_default_test_set_is_kept_out_of_training_where_it_is_on_disk(files: dict[str, str], tmp_path: Path, monkeypatch):
     monkeypatch.setenv("ROPE_GPT2_DATA", str(tmp_path))
     (tmp_path / "sst2").mkdir()

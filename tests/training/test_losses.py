@@ -36,6 +36,24 @@ def test_the_loss_is_the_weighted_sum_of_the_means_over_text_and_labels(weight: 
     torch.testing.assert_close(torch.autograd.grad(ours, weights), torch.autograd.grad(theirs, weights))
 
 
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_a_label_in_doubt_has_the_loss_of_both_words_by_their_probability(weight: float, module: RopeGPT2Module):
+    module.hparams["lm_loss_weight"] = weight
+    batch = make_batch()
+    batch.is_label[0, [3, 7]] = batch.is_label[1, 5] = True
+    others, doubts = torch.randint(0, 64, (2, 10)), torch.zeros(2, 10)
+    doubts[0, 3], doubts[1, 5] = 0.2, 0.9
+    ours = module.training_step(batch._replace(others=others, doubts=doubts), 0)
+    losses = -module.model(batch.input_ids).logits.log_softmax(-1)
+    certain, doubted = (losses.gather(-1, tokens.clamp(min=0)[..., None])[..., 0] for tokens in (batch.targets, others))
+    label = ((1 - doubts) * certain + doubts * doubted)[batch.is_label].mean()
+    text = certain[(batch.targets != IGNORED) & ~batch.is_label].mean()
+    torch.testing.assert_close(ours, weight * text + label)
+    torch.testing.assert_close(module.logged["train/label_loss"], label.detach())
+    weights = list(module.parameters())
+    torch.testing.assert_close(torch.autograd.grad(ours, weights), torch.autograd.grad(weight * text + label, weights))
+
+
 @pytest.mark.parametrize("by_products", [False, True])
 def test_packed_documents_have_the_losses_of_the_documents_alone(module: RopeGPT2Module, by_products: bool):
     module._by_products = by_products
