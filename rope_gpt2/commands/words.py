@@ -1,15 +1,27 @@
 """`rope-gpt2 words`: random sequences of words with the labels of a classifier that counts words, to train a small model on."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from rope_gpt2.commands.context import choose_context
+from rope_gpt2.commands.devices import choose_device
 from rope_gpt2.commands.parser import Parser
 from rope_gpt2.errors import InputError
-from rope_gpt2.training.pseudo_labels import write_labelled
+from rope_gpt2.training.checkpoints import load_checkpoint
+from rope_gpt2.training.notices import silence_notices
+from rope_gpt2.training.pseudo_labels import Labeller, write_labelled
 from rope_gpt2.training.review_files import ReviewFiles
 from rope_gpt2.training.whole_files import check_writable
-from rope_gpt2.training.word_counts import WordCounts, draw_labels, random_sequences
+from rope_gpt2.training.word_counts import WordCounts, draw_labels, mean_log_odds, random_sequences
+
+AT_ONCE = 1000  # sequences that a model labels between two looks at the progress bar
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,10 +30,17 @@ def build_parser() -> argparse.ArgumentParser:
         prog="rope-gpt2 words",
         description="Train a classifier that counts words (logistic regression, weighted by naive Bayes), and write random sequences "
         "of words with labels drawn by it, as a CSV of review,sentiment,confidence and apostrophe (1 where one keeps a review from being a "
-        "formula in a spreadsheet). `fit --data.more_train FILE` trains on it (distillation).",
+        "formula in a spreadsheet). `fit --data.more_train FILE --data.soft_labels true` trains on it (distillation).",
     )
     parser.add_argument("--train", default="sst2", help="labelled reviews: a CSV, or sst2")
     parser.add_argument("--output", required=True, help="CSV to write")
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        default=[],
+        help="models trained on the same reviews (folder, hub name or .ckpt): labels go by the mean log odds of these and the classifier",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the models of --checkpoint compute")
     parser.add_argument("--count", type=int, default=60_000, help="sequences to write")
     parser.add_argument("--seed", type=int, default=0, help="of the sequences and their labels")
     parser.add_argument("--validation", help="as in fit: its reviews are not counted; without one, reviews of --train are held out")
@@ -37,7 +56,7 @@ def words(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code.
 
     Raises:
-        InputError: for a wrong option or file.
+        InputError: for a wrong option, file or checkpoint.
     """
     options = build_parser().parse_args(list(arguments))
     if options.count < 1:
@@ -46,9 +65,31 @@ def words(arguments: Sequence[str]) -> int:
     check_writable(output, "--output")
     names = {"train": options.train, "validation": options.validation, "test": options.test}
     examples, _ = ReviewFiles(names, options.holdout, options.order_seed, limit=0, clean_html=None).training_split()
+    device = "cuda" if choose_device(options.device, "32-true")[0] == "gpu" else "cpu"
+    labellers = [_load(checkpoint, device) for checkpoint in options.checkpoint]
     print(f"counting the words of {len(examples)} reviews; of SST-2's that takes half a minute", flush=True)
     counts = WordCounts(examples)
     sequences = random_sequences(examples, options.count, options.seed)
-    write_labelled(draw_labels(sequences, counts.probabilities(sequences), options.seed), output)
+    found = [counts.probabilities(sequences), *(_probabilities(labeller, sequences) for labeller in labellers)]
+    write_labelled(draw_labels(sequences, mean_log_odds(found), options.seed), output)
     print(f"{len(sequences)} sequences of their words written to {options.output}")
     return 0
+
+
+def _load(checkpoint: str, device: str) -> Labeller:
+    silence_notices()
+    model, tokenizer = load_checkpoint(checkpoint)
+    network: torch.nn.Module = model  # transformers wraps `to` in a decorator that forgets its types
+    network.to(device=device, dtype=torch.float32)
+    return Labeller(model, tokenizer, choose_context(None, model, checkpoint))
+
+
+def _probabilities(labeller: Labeller, sequences: Sequence[str]) -> NDArray[np.float64]:
+    """N sequences → [N] probabilities of `positive`."""
+    found = []
+    with tqdm(desc="labelling", unit=" sequences", total=len(sequences), disable=not sys.stderr.isatty()) as progress:
+        for start in range(0, len(sequences), AT_ONCE):
+            piece = sequences[start : start + AT_ONCE]
+            found.append(labeller.probabilities(piece).double().numpy())
+            progress.update(len(piece))
+    return np.concatenate(found)

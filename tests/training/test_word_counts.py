@@ -11,9 +11,11 @@ from running import ROOT, call
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.examples import LABELS, Example, read_examples
 from rope_gpt2.fewshot.splits import hold_out
-from rope_gpt2.training.word_counts import LENGTHS, LONGEST_RUN, WordCounts, draw_labels, random_sequences
+from rope_gpt2.training.checkpoints import load_checkpoint
+from rope_gpt2.training.pseudo_labels import Labeller
+from rope_gpt2.training.word_counts import LENGTHS, LONGEST_RUN, WordCounts, draw_labels, mean_log_odds, random_sequences
 
-DEMO = ROOT / "data" / "demo.csv"
+DEMO, MINI = ROOT / "data" / "demo.csv", ROOT / "checkpoints" / "mini"
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,32 @@ def test_labels_are_drawn_with_their_probability():
     assert drawn == draw_labels(texts, np.full(4000, 0.8), seed=0) != draw_labels(texts, np.full(4000, 0.8), seed=1)
 
 
+def test_the_mean_of_log_odds_is_that_of_several_classifiers():
+    first, second = np.array([0.9, 0.2, 0.5, 1.0]), np.array([0.9, 0.8, 0.1, 0.0])
+    assert mean_log_odds([first]) == pytest.approx([0.9, 0.2, 0.5, 1.0], abs=1e-5)
+    assert mean_log_odds([first, second]) == pytest.approx([0.9, 0.5, 0.25, 0.5])
+    assert mean_log_odds([first, first, second])[1] == pytest.approx(1 / (1 + 4 ** (1 / 3)))
+
+
+def test_with_a_checkpoint_labels_go_by_the_mean_log_odds_of_both(tmp_path, examples):
+    output, shared = tmp_path / "words.csv", ["--train", str(DEMO), "--holdout", "50", "--count", "40"]
+    assert call(["words", *shared, "--checkpoint", str(MINI), str(MINI), "--output", str(output)]) == 0
+    written = read_examples(output, confidence=True)
+    texts = [example.review for example in written]
+    assert call(["words", *shared, "--output", str(output)]) == 0
+    counted = read_examples(output, confidence=True)
+    assert [example.review for example in counted] == texts
+    model, tokenizer = load_checkpoint(str(MINI))
+    by_model = Labeller(model.float(), tokenizer, 512).probabilities(texts).double().numpy()
+    expected = mean_log_odds([positive(counted), by_model, by_model])
+    assert positive(written) == pytest.approx(expected, abs=1e-3)
+    assert np.abs(positive(written) - positive(counted)).max() > 0.1
+
+
+def positive(examples: list[Example]) -> np.ndarray:
+    return np.array([example.confidence if example.sentiment == LABELS[1] else 1 - example.confidence for example in examples])
+
+
 def test_the_command_writes_a_file_that_fit_takes(tmp_path, capsys):
     output = tmp_path / "words.csv"
     options = ["--train", str(DEMO), "--validation", "configs/../data/demo.csv", "--count", "30", "--output", str(output)]
@@ -92,11 +120,12 @@ def test_the_command_writes_a_file_that_fit_takes(tmp_path, capsys):
         (["--count", "many"], "invalid int value"),
         (["--holdout", "0"], "holdout must lie between 1"),
         (["--train", "nowhere.csv"], "nowhere.csv"),
+        (["--checkpoint", "nowhere"], "nowhere"),
         (["--output", "/proc/none/words.csv"], "cannot be written"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, capsys, options, said):
-    given = {"--train": str(DEMO), "--output": str(tmp_path / "out.csv")} | dict([options])
+    given = {"--train": str(DEMO), "--holdout": "50", "--output": str(tmp_path / "out.csv")} | dict([options])
     assert call(["words", *(part for pair in given.items() for part in pair)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(("error: ", "rope-gpt2 words: error: "))
