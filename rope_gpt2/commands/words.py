@@ -19,7 +19,7 @@ from rope_gpt2.training.notices import silence_notices
 from rope_gpt2.training.pseudo_labels import Labeller, write_labelled
 from rope_gpt2.training.review_files import ReviewFiles
 from rope_gpt2.training.whole_files import check_writable
-from rope_gpt2.training.word_counts import WordCounts, draw_labels, mean_log_odds, random_sequences
+from rope_gpt2.training.word_counts import LetterCounts, WordCounts, draw_labels, mean_log_odds, random_sequences
 
 AT_ONCE = 1000  # sequences that a model labels between two looks at the progress bar
 
@@ -28,9 +28,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of `words`."""
     parser = Parser(
         prog="rope-gpt2 words",
-        description="Train a classifier that counts words (logistic regression, weighted by naive Bayes), and write random sequences "
-        "of words with labels drawn by it, as a CSV of review,sentiment,confidence and apostrophe (1 where one keeps a review from being a "
-        "formula in a spreadsheet). `fit --data.more_train FILE --data.soft_labels true` trains on it (distillation).",
+        description="Train two classifiers, of words (logistic regression weighted by naive Bayes) and of letters, and write random "
+        "sequences of words with labels drawn by their mean log odds, as a CSV of review,sentiment,confidence and apostrophe (1 where one "
+        "keeps a review from being a formula in a spreadsheet). "
+        "`fit --data.more_train FILE --data.soft_labels true` trains on it (distillation).",
     )
     parser.add_argument("--train", default="sst2", help="labelled reviews: a CSV, or sst2")
     parser.add_argument("--output", required=True, help="CSV to write")
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpoint",
         nargs="+",
         default=[],
-        help="models trained on the same reviews (folder, hub name or .ckpt): labels go by the mean log odds of these and the classifier",
+        help="models trained on the same reviews (folder, hub name or .ckpt): they label together with the classifiers",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the models of --checkpoint compute")
     parser.add_argument("--count", type=int, default=60_000, help="sequences to write")
@@ -67,10 +68,11 @@ def words(arguments: Sequence[str]) -> int:
     examples, _ = ReviewFiles(names, options.holdout, options.order_seed, limit=0, clean_html=None).training_split()
     device = "cuda" if choose_device(options.device, "32-true")[0] == "gpu" else "cpu"
     labellers = [_load(checkpoint, device) for checkpoint in options.checkpoint]
-    print(f"counting the words of {len(examples)} reviews; of SST-2's that takes half a minute", flush=True)
-    counts = WordCounts(examples)
+    print(f"counting the words and letters of {len(examples)} reviews; of SST-2's that takes a minute", flush=True)
+    words_of, letters_of = WordCounts(examples), LetterCounts(examples)
     sequences = random_sequences(examples, options.count, options.seed)
-    found = [counts.probabilities(sequences), *(_probabilities(labeller, sequences) for labeller in labellers)]
+    found = [words_of.probabilities(sequences), letters_of.probabilities(sequences)]
+    found += [_probabilities(labeller, sequences) for labeller in labellers]
     write_labelled(draw_labels(sequences, mean_log_odds(found), options.seed), output)
     print(f"{len(sequences)} sequences of their words written to {options.output}")
     return 0

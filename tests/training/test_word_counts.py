@@ -1,4 +1,4 @@
-"""Random sequences of words, with the labels of a classifier that counts words."""
+"""Random sequences of words, with the labels of classifiers that count words and letters."""
 
 import csv
 import itertools
@@ -13,7 +13,7 @@ from rope_gpt2.fewshot.examples import LABELS, Example, read_examples
 from rope_gpt2.fewshot.splits import hold_out
 from rope_gpt2.training.checkpoints import load_checkpoint
 from rope_gpt2.training.pseudo_labels import Labeller
-from rope_gpt2.training.word_counts import LENGTHS, LONGEST_RUN, WordCounts, draw_labels, mean_log_odds, random_sequences
+from rope_gpt2.training.word_counts import LENGTHS, LONGEST_RUN, LetterCounts, WordCounts, draw_labels, mean_log_odds, random_sequences
 
 DEMO, MINI = ROOT / "data" / "demo.csv", ROOT / "checkpoints" / "mini"
 
@@ -23,27 +23,39 @@ def examples():
     return read_examples(DEMO)
 
 
-def test_a_word_counts_as_its_reviews_are_labelled():
+@pytest.mark.parametrize("classifier", [WordCounts, LetterCounts])
+def test_a_word_counts_as_its_reviews_are_labelled(classifier):
     good = [Example(row, f"wonderful film number {row}", "positive") for row in range(8)]
     bad = [Example(row, f"awful film number {row}", "negative") for row in range(8)]
-    wonderful, awful, unknown, both = WordCounts(good + bad).probabilities(["Wonderful .", "awful .", "zebra", "awful wonderful"])
+    wonderful, awful, unknown, both = classifier(good + bad).probabilities(["Wonderful .", "awful .", "zebra", "awful wonderful"])
     assert wonderful > 0.6 > 0.4 > awful
     assert unknown == pytest.approx(0.5, abs=0.05)
-    assert both == pytest.approx(0.5, abs=0.05)
+    assert awful + 0.1 < both < wonderful - 0.1
+
+
+def test_letters_tell_of_a_word_that_no_review_has():
+    good = [Example(row, f"{word} film", "positive") for row, word in enumerate(["hopeful", "joyful", "hopefully", "joyfully"])]
+    bad = [Example(row, f"{word} film", "negative") for row, word in enumerate(["hopeless", "joyless", "hopelessly", "joylessly"])]
+    texts = ["thoughtful", "thoughtless"]
+    full, less = LetterCounts(good + bad).probabilities(texts)
+    assert full > 0.55 > 0.45 > less
+    assert WordCounts(good + bad).probabilities(texts) == pytest.approx([0.5, 0.5], abs=0.01)
 
 
 @pytest.mark.sst2
-def test_on_sst2_sentences_that_it_has_not_counted_it_is_far_above_chance(sst2_folder: Path):
+@pytest.mark.parametrize("classifier", [WordCounts, LetterCounts])
+def test_on_sst2_sentences_that_it_has_not_counted_it_is_far_above_chance(classifier, sst2_folder: Path):
     training, held_out = hold_out(read_examples(sst2_folder / "train.csv")[::5], 500, seed=0)
-    probabilities = WordCounts(training).probabilities([example.review for example in held_out])
+    probabilities = classifier(training).probabilities([example.review for example in held_out])
     right = (probabilities > 0.5) == [example.sentiment == "positive" for example in held_out]
     assert right.mean() > 0.65
 
 
-def test_only_one_label_is_refused(examples):
+@pytest.mark.parametrize("classifier", [WordCounts, LetterCounts])
+def test_only_one_label_is_refused(classifier, examples):
     for label, missing in (LABELS, LABELS[::-1]):
         with pytest.raises(InputError, match=f"no training review is {missing}"):
-            WordCounts([example for example in examples if example.sentiment == label])
+            classifier([example for example in examples if example.sentiment == label])
 
 
 def test_sequences_are_made_of_runs_of_the_reviews_alone(examples):
@@ -87,7 +99,7 @@ def test_with_a_checkpoint_labels_go_by_the_mean_log_odds_of_both(tmp_path, exam
     assert [example.review for example in counted] == texts
     model, tokenizer = load_checkpoint(str(MINI))
     by_model = Labeller(model.float(), tokenizer, 512).probabilities(texts).double().numpy()
-    expected = mean_log_odds([positive(counted), by_model, by_model])
+    expected = mean_log_odds([positive(counted), positive(counted), by_model, by_model])  # two classifiers, two models
     assert positive(written) == pytest.approx(expected, abs=1e-3)
     assert np.abs(positive(written) - positive(counted)).max() > 0.1
 
