@@ -21,6 +21,7 @@ LONGEST_RUN = 3  # words that are counted together, and that stay together in a 
 WORD_PENALTY, LETTER_PENALTY = 0.3, 3.0  # scikit-learn's C
 LETTERS = 2, 5  # letters that are counted together, within a word and the spaces around it
 SUREST = 1e-6  # a probability is as far from 0 and 1 at least: float32's log odds end near there
+FLATTENING = 0.5  # of a word's frequency, for random sequences: 1 draws words as reviews have them, 0 all alike
 LENGTHS = 6, 24  # words of a random sequence
 
 
@@ -103,18 +104,29 @@ def mean_log_odds(probabilities: Sequence[NDArray[np.float64]]) -> NDArray[np.fl
 
 
 def random_sequences(examples: Sequence[Example], count: int, seed: int) -> list[str]:
-    """Runs of one to `LONGEST_RUN` words of reviews, each of a review drawn anew, up to a length drawn from `LENGTHS`."""
+    """Runs of one to `LONGEST_RUN` words of reviews, up to a length drawn from `LENGTHS`.
+
+    Each holds a word that is drawn by the root of how often it stands in the reviews, in one of its places: by its frequency alone a rare
+    word, as most of those that tell are, would hardly be shown.
+    """
     generator = random.Random(f"word sequences {seed}")
     reviews = [example.review.split() for example in examples]
+    places: dict[str, list[tuple[int, int]]] = {}
+    for number, review in enumerate(reviews):
+        for place, word in enumerate(review):
+            places.setdefault(word, []).append((number, place))
+    known = list(places)
+    cumulative = np.cumsum([len(places[word]) ** FLATTENING for word in known]).tolist()
     sequences = []
     for _ in range(count):
         words: list[str] = []
         length = generator.randint(*LENGTHS)
         while len(words) < length:
-            review = generator.choice(reviews)
-            run = min(len(review), generator.randint(1, LONGEST_RUN))
-            start = generator.randint(0, len(review) - run)
-            words += review[start : start + run]
+            (word,) = generator.choices(known, cum_weights=cumulative)
+            number, place = generator.choice(places[word])
+            run = generator.randint(1, LONGEST_RUN)
+            start = max(0, place - generator.randint(0, run - 1))
+            words += reviews[number][start : start + run]
         sequences.append(" ".join(words))
     return sequences
 

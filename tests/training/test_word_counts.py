@@ -72,6 +72,14 @@ def test_sequences_are_made_of_runs_of_the_reviews_alone(examples):
     assert sequences == random_sequences(examples, 200, seed=0) != random_sequences(examples, 200, seed=1)
 
 
+def test_rare_words_stand_in_sequences_more_often_than_in_reviews():
+    reviews = [Example(row, f"a film film film word{row}", LABELS[row % 2]) for row in range(100)]
+    words = [word for sequence in random_sequences(reviews, 300, seed=0) for word in sequence.split()]
+    rare = [word for word in words if word.startswith("word")]
+    assert len(rare) > 1.5 * len(words) / 5  # a fifth of the reviews' words
+    assert len(set(rare)) == 100
+
+
 def test_labels_are_drawn_with_their_probability():
     texts = [str(number) for number in range(4000)]
     drawn = draw_labels(texts, np.full(4000, 0.8), seed=0)
