@@ -60,7 +60,7 @@ class LetterCounts:
         examples: labelled reviews, of both labels.
 
     Raises:
-        InputError: if a label is missing.
+        InputError: if a label is missing, or no two reviews share a part of a word.
     """
 
     def __init__(self, examples: Sequence[Example]) -> None:
@@ -68,7 +68,10 @@ class LetterCounts:
 
         is_positive = _labels(examples)
         self._vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=LETTERS, sublinear_tf=True, min_df=2)
-        counts = self._vectorizer.fit_transform(example.review for example in examples)
+        try:
+            counts = self._vectorizer.fit_transform(example.review for example in examples)
+        except ValueError as error:  # sklearn's word for an empty vocabulary
+            raise InputError("no two training reviews share a part of a word; give a CSV with more reviews") from error
         self._model = _fit(counts, is_positive, examples, LETTER_PENALTY)
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:

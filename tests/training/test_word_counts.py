@@ -11,11 +11,9 @@ from running import ROOT, call
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.examples import LABELS, Example, read_examples
 from rope_gpt2.fewshot.splits import hold_out
-from rope_gpt2.training.checkpoints import load_checkpoint
-from rope_gpt2.training.pseudo_labels import Labeller
 from rope_gpt2.training.word_counts import LENGTHS, LONGEST_RUN, LetterCounts, WordCounts, draw_labels, mean_log_odds, random_sequences
 
-DEMO, MINI = ROOT / "data" / "demo.csv", ROOT / "checkpoints" / "mini"
+DEMO = ROOT / "data" / "demo.csv"
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +56,11 @@ def test_only_one_label_is_refused(classifier, examples):
             classifier([example for example in examples if example.sentiment == label])
 
 
+def test_reviews_that_share_no_part_of_a_word_are_refused():
+    with pytest.raises(InputError, match="share a part of a word"):
+        LetterCounts([Example(1, "good", "positive"), Example(2, "ill", "negative")])
+
+
 def test_sequences_are_made_of_runs_of_the_reviews_alone(examples):
     sequences = random_sequences(examples, 200, seed=0)
     pairs = {tuple(pair) for e in examples for pair in itertools.pairwise(e.review.split())}
@@ -97,25 +100,6 @@ def test_the_mean_of_log_odds_is_that_of_several_classifiers():
     assert mean_log_odds([first, first, second])[1] == pytest.approx(1 / (1 + 4 ** (1 / 3)))
 
 
-def test_with_a_checkpoint_labels_go_by_the_mean_log_odds_of_both(tmp_path, examples):
-    output, shared = tmp_path / "words.csv", ["--train", str(DEMO), "--holdout", "50", "--count", "40"]
-    assert call(["words", *shared, "--checkpoint", str(MINI), str(MINI), "--output", str(output)]) == 0
-    written = read_examples(output, confidence=True)
-    texts = [example.review for example in written]
-    assert call(["words", *shared, "--output", str(output)]) == 0
-    counted = read_examples(output, confidence=True)
-    assert [example.review for example in counted] == texts
-    model, tokenizer = load_checkpoint(str(MINI))
-    by_model = Labeller(model.float(), tokenizer, 512).probabilities(texts).double().numpy()
-    expected = mean_log_odds([positive(counted), positive(counted), by_model, by_model])  # two classifiers, two models
-    assert positive(written) == pytest.approx(expected, abs=1e-3)
-    assert np.abs(positive(written) - positive(counted)).max() > 0.1
-
-
-def positive(examples: list[Example]) -> np.ndarray:
-    return np.array([example.confidence if example.sentiment == LABELS[1] else 1 - example.confidence for example in examples])
-
-
 def test_the_command_writes_a_file_that_fit_takes(tmp_path, capsys):
     output = tmp_path / "words.csv"
     options = ["--train", str(DEMO), "--validation", "configs/../data/demo.csv", "--count", "30", "--output", str(output)]
@@ -140,7 +124,6 @@ def test_the_command_writes_a_file_that_fit_takes(tmp_path, capsys):
         (["--count", "many"], "invalid int value"),
         (["--holdout", "0"], "holdout must lie between 1"),
         (["--train", "nowhere.csv"], "nowhere.csv"),
-        (["--checkpoint", "nowhere"], "nowhere"),
         (["--output", "/proc/none/words.csv"], "cannot be written"),
     ],
 )
