@@ -40,7 +40,9 @@ def doubt_losses(hidden: Tensor, head: Tensor, targets: Tensor, others: Tensor, 
     Returns:
         [N] float32, in nats.
     """
-    return doubts * (hidden.float() * (head[targets] - head[others]).float()).sum(dim=-1)
+    # Not head[targets]: threads would add up that gradient in any order, and the same seed give other weights.
+    words = functional.embedding(targets, head) - functional.embedding(others, head)
+    return doubts * (hidden.float() * words.float()).sum(dim=-1)
 
 
 class _CrossEntropy(torch.autograd.Function):

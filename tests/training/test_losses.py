@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from rope_gpt2.model.configuration import POSITION_ENCODINGS, ROPE_TYPES
 from rope_gpt2.sequences import IGNORED, SequenceBatch
-from rope_gpt2.training.losses import token_losses
+from rope_gpt2.training.losses import doubt_losses, token_losses
 from rope_gpt2.training.module import RopeGPT2Module
 
 
@@ -167,6 +167,13 @@ def test_a_compiler_gets_the_same_token_losses_and_gradients_by_its_own_formula(
     assert torch.equal(results[1][0] == 0, targets.flatten() == IGNORED)
     tolerance = {"atol": 2e-2, "rtol": 2e-2} if dtype == torch.bfloat16 else {}
     torch.testing.assert_close(results[1], results[0], **tolerance)
+
+
+def test_the_gradient_of_labels_in_doubt_is_the_same_every_time():
+    hidden, head, doubts = torch.randn(4000, 64), torch.randn(11, 64, requires_grad=True), torch.rand(4000)
+    targets, others = torch.randint(0, 11, (2, 4000))
+    gradients = [torch.autograd.grad(doubt_losses(hidden, head, targets, others, doubts).sum(), head)[0] for _ in range(20)]
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
 
 
 def test_a_compiler_has_one_pass_for_the_gradient_of_token_losses():
