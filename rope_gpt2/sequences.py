@@ -43,6 +43,11 @@ class SequenceBatch(NamedTuple):
     others: Tensor | None = None
     doubts: Tensor | None = None
 
+    def counts(self) -> Tensor:
+        """[2] float32: how many targets are text, and how many are label words."""
+        is_text = (self.targets != IGNORED) & ~self.is_label
+        return torch.stack((is_text.sum(), self.is_label.sum())).float()
+
 
 class SequenceSource(Protocol):
     """Sequences of an epoch, each a function of (epoch, index) alone, so that a resumed run sees what an undisturbed one would."""

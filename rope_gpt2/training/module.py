@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
 from rope_gpt2.sequences import IGNORED, SequenceBatch
 from rope_gpt2.training.allocation import keep_freed_memory
 from rope_gpt2.training.checkpoint_parts import check_finite
+from rope_gpt2.training.compiled_check import check_compiled
 from rope_gpt2.training.fewshot_module import FewShotModule
 from rope_gpt2.training.losses import doubt_losses, token_losses
 from rope_gpt2.training.optimization import OptimizerOptions, build_optimizer, group_options, schedule_factor, set_group_options
@@ -129,6 +130,7 @@ class RopeGPT2Module(FewShotModule):
         self.model: RopeGPT2ForCausalLM
         self.val_loss = MeanMetric()
         self._by_products = False
+        self._to_check = False  # compiled code, at the first batch
         self._group_options: list[dict[str, Any]] = []
         self._token_losses: Callable[[Tensor, Tensor, Tensor], Tensor] = token_losses
         self._sums_of_shards: Callable[[SequenceBatch], tuple[Tensor, Tensor]] | None = None
@@ -157,7 +159,9 @@ class RopeGPT2Module(FewShotModule):
                 block.compile(options=COMPILER_OPTIONS)
             self._token_losses = torch.compile(token_losses)
             # Checkpointed blocks run again in the backward pass, when the model's attention would be another one.
-            self._by_products = self.trainer.strategy.root_device.type == "cpu" and not self.hparams["gradient_checkpointing"]
+            on_cpu = self.trainer.strategy.root_device.type == "cpu"
+            self._by_products = on_cpu and not self.hparams["gradient_checkpointing"]
+            self._to_check = on_cpu
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that are no finite numbers."""
@@ -196,9 +200,25 @@ class RopeGPT2Module(FewShotModule):
         return has_compiler and self.trainer.estimated_stepping_batches >= COMPILING_PAYS
 
     def on_train_batch_start(self, batch: SequenceBatch, batch_idx: int) -> None:
-        """Dropout masks as a function of seed, batch and rank, so that a resumed run draws those of an undisturbed one."""
+        """Dropout masks as a function of seed, batch and rank, so that a resumed run draws those of an undisturbed one.
+
+        Before the first batch, what a CPU's compiler made is checked.
+        """
+        if self._to_check and not is_sharded(self.model):
+            self._check_compiled(batch)
+        self._to_check = False
         seed, batches = int(os.environ.get("PL_GLOBAL_SEED", 0)), self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(((seed * 1_000_003 + batches) * 1_009 + self.global_rank) % 2**63)
+
+    def _check_compiled(self, batch: SequenceBatch) -> None:
+        weights = torch.tensor([self.hparams["lm_loss_weight"], self.hparams["label_loss_weight"]]) / batch.counts().clamp(min=TINY)
+
+        def loss(part: SequenceBatch) -> Tensor:
+            with self.trainer.precision_plugin.train_step_context(), self._attention(part):
+                return (weights * self._sums(part)[0]).sum()
+
+        random = bool(self.hparams["dropout"] or self.hparams["attention_dropout"])
+        check_compiled(loss, batch, [parameter for parameter in self.parameters() if parameter.requires_grad], random)
 
     def on_validation_model_eval(self) -> None:
         """Score without compiled code: prompts have many shapes, and each would be compiled."""
@@ -215,8 +235,7 @@ class RopeGPT2Module(FewShotModule):
 
         Where gradients accumulate, each batch weighs the same, however many tokens and label words it has.
         """
-        by_products = self._by_products and batch.input_ids.shape[1] <= LONGEST
-        with attention_by_products(self.model) if by_products else nullcontext():
+        with self._attention(batch):
             sums, counts = (self._sums_of_shards or self._sums)(batch)
         if self.trainer.world_size > 1:
             # Processes average their gradients. For the mean over the tokens of all of them, each divides by the mean of their counts.
@@ -231,6 +250,10 @@ class RopeGPT2Module(FewShotModule):
             self.log("train/text_loss", logged[0])
         self.log("train/label_loss", logged[1], prog_bar=True)
         return loss
+
+    def _attention(self, batch: SequenceBatch) -> AbstractContextManager[None]:
+        by_products = self._by_products and batch.input_ids.shape[1] <= LONGEST
+        return attention_by_products(self.model) if by_products else nullcontext()
 
     def validation_step(self, batch: SequenceBatch | PromptBatch, batch_idx: int) -> None:
         """Few-shot accuracy on prompts; on text, the loss for each token in nats, as `val/loss`."""

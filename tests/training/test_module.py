@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from rope_gpt2.errors import InputError
 from rope_gpt2.model.attention import LONGEST
+from rope_gpt2.sequences import IGNORED
 from rope_gpt2.training import module as module_file
 from rope_gpt2.training.losses import token_losses
 from rope_gpt2.training.module import COMPILER_OPTIONS, COMPILING_PAYS, RopeGPT2Module
@@ -144,3 +146,39 @@ def test_a_compiled_step_has_the_loss_and_the_gradients_of_an_eager_one(packed: 
     torch.testing.assert_close(losses[1], losses[0])
     for (name, theirs), ours in zip(eager.named_parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+COMPILE = torch.compile
+
+
+def before_the_first_batch(monkeypatch: pytest.MonkeyPatch, factor: float, dropout: float, targets: bool = True) -> RopeGPT2Module:
+    """A fit up to its first batch, by a compiler that multiplies the losses, and so their gradients."""
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: None)
+    monkeypatch.setattr(
+        torch, "compile", lambda function: COMPILE(function, backend=lambda graph, _: lambda *inputs: (factor * graph(*inputs)[0],))
+    )
+    precision, loop = SimpleNamespace(train_step_context=nullcontext), SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=0))
+    torch.manual_seed(0)
+    module = fitted_module(make_trainer(precision_plugin=precision, fit_loop=loop, global_rank=0), compile=True, dropout=dropout)
+    batch = make_batch(rows=4)
+    if not targets:
+        batch.targets.fill_(IGNORED)
+    module.on_train_batch_start(batch, 0)
+    return module
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_fit_ends_where_compiled_code_has_other_gradients(monkeypatch: pytest.MonkeyPatch, dropout: float):
+    for factor in (math.nan, 1.3 if not dropout else 10.0):
+        with pytest.raises(InputError, match=r"gradients of the first batch are \w+% from .* take --model.compile false"):
+            before_the_first_batch(monkeypatch, factor, dropout)
+
+
+@pytest.mark.parametrize("targets", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_where_they_are_the_same_the_check_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, dropout: float, targets: bool):
+    module = before_the_first_batch(monkeypatch, 1.0, dropout, targets)
+    drawn = torch.rand(1)
+    assert all(parameter.grad is None for parameter in module.parameters())
+    module.on_train_batch_start(make_batch(), 0)  # checked once
+    assert torch.rand(1) == drawn
