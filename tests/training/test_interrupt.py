@@ -89,3 +89,11 @@ def test_a_terminals_interrupt_while_the_model_is_compiled(tmp_path: Path):
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "interrupted" in errors
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_an_interrupt_while_libraries_are_imported(tmp_path: Path, script: str):
+    (tmp_path / "transformers.py").write_text("raise KeyboardInterrupt\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "interrupted\n", "")
