@@ -7,9 +7,10 @@ Each training is a process of its own that stays alive; they take turns (A B C A
 median of the turns' ratios. First steps, in which compilers work, stand apart. Ours is what `train.py fit` runs on a corpus: bf16-mixed,
 blocks compiled, the package's packed sequences and loader, with AdamW for the comparison, and with Muon for information. Theirs is the
 Trainer at its defaults (float32, AdamW), with bf16=True, and with torch_compile=True as well. No training has dropout, logs, or saves.
+On a CPU without bfloat16 instructions all is float32, as `train.py fit` is there: theirs at its defaults, and with torch_compile=True.
 
 What rotation costs is measured in our own loop, with stock GPT-2 in the place of the model, by turns of few steps in pairs (AB BA AB ...).
-What share of the hardware our training uses is told against bf16 matrix products, timed between the turns.
+What share of the hardware our training uses is told against matrix products in its own precision, timed between the turns.
 
 Prints ratios, then tokens a second; writes JSON. Text is generated, or --text FILE.
 """
@@ -44,7 +45,7 @@ from training_figures import (
     weights_in_products,
 )
 from training_text import pack_text, write_words
-from trainings import LEARNED, OURS, TRAININGS, Shape
+from trainings import LEARNED, OURS, TRAININGS, Shape, usual_trainings
 
 from rope_gpt2.corpus.packing import PackedDocuments
 from rope_gpt2.errors import InputError
@@ -64,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--shape", choices=tuple(SHAPES), default="mini", help="checkpoints/mini's, or GPT2Config's own; the next six change it")
     for name in SHAPES["mini"]:
         add(f"--{name.replace('_', '-')}", type=int, metavar="N")
-    add("--trainings", nargs="+", choices=tuple(TRAININGS), default=list(TRAININGS), metavar="NAME", help=f"of {', '.join(TRAININGS)}")
+    add("--trainings", nargs="+", choices=tuple(TRAININGS), metavar="NAME", help=f"of {', '.join(TRAININGS)}; by default see above")
     add("--turns", type=int, default=6, metavar="N", help="turns of each training")
     add("--steps", type=int, default=6, metavar="N", help="optimizer steps in a turn; the first, behind the other trainings, is a slow one")
     add("--pairs", type=int, default=40, metavar="N", help="pairs of turns for what rotation costs; 0 leaves it out")
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the benchmark and return its exit code."""
     options = build_parser().parse_args(list(arguments))
     check(options)
+    options.trainings = options.trainings or usual_trainings(options.device)
     shape = Shape(**{name: getattr(options, name) or size for name, size in SHAPES[options.shape].items()})
     products = MatrixProducts(shape, options.device)
     started = time.perf_counter()
@@ -204,6 +206,7 @@ def summarize(
         "share_of_product": shares_of_product(speeds, shape, products.best),
         "model": {"weights_in_products": weights_in_products(shape), "flops_per_token": flops_per_token(shape)},
         "product": {
+            "dtype": str(products.dtype).removeprefix("torch."),
             "best": products.best,
             "flops_per_second": {" × ".join(map(str, size)): rate for size, rate in products.flops_per_second.items()},
         },

@@ -20,6 +20,8 @@ from rich.table import Table
 from scipy import stats
 from trainings import MUON, OURS, Shape
 
+from rope_gpt2.training.precision import has_bfloat16
+
 RESAMPLES = 9999
 FIRST_LOSS = 0.5  # nats that a first loss may differ from that of even guesses; a random model's logits are near 0, not 0
 
@@ -35,7 +37,9 @@ def flops_per_token(shape: Shape) -> float:
 
 
 class MatrixProducts:
-    """bf16 products of square matrices and of the shapes that training has: for each, the best rate of all that were timed.
+    """Products of square matrices and of the shapes that training has: for each, the best rate of all that were timed.
+
+    They are in bfloat16, or in float32 on a CPU that has no instructions for it.
 
     Args:
         shape: of the training.
@@ -49,6 +53,7 @@ class MatrixProducts:
         sizes += [(tokens, width, 3 * width), (tokens, width, 4 * width), (tokens, 4 * width, width), (tokens, width, vocabulary)]
         sizes += [(width, tokens, 4 * width), (vocabulary, tokens, width)]  # gradients of weights
         self._device = device
+        self.dtype = torch.bfloat16 if device == "cuda" or has_bfloat16() else torch.float32
         self.flops_per_second: dict[tuple[int, int, int], float] = dict.fromkeys(sizes, 0.0)
 
     @property
@@ -60,7 +65,7 @@ class MatrixProducts:
         """Time each shape so many times, after one to warm up."""
         for rows, inner, columns in self.flops_per_second:
             left, right, product = (
-                torch.ones(size, dtype=torch.bfloat16, device=self._device) for size in ((rows, inner), (inner, columns), (rows, columns))
+                torch.ones(size, dtype=self.dtype, device=self._device) for size in ((rows, inner), (inner, columns), (rows, columns))
             )
             if self._device == "cuda":  # equal numbers would draw less power there, and let the clock rise
                 left.normal_()
@@ -115,7 +120,11 @@ def ratio_table(report: Mapping[str, Any], title: str) -> Table:
         spread = f"{min(ratio['ratios']):.2f} to {max(ratio['ratios']):.2f} in {len(ratio['ratios'])} turns"
         table.add_row(f"tokens/s, {OURS} over {name}", f"{ratio['ratio']:.2f}×", spread)
     for name, share in report["share_of_product"].items():
-        table.add_row(f"FLOP/s, {name} over a bf16 matrix product", f"{share:.1%}", f"of {report['product']['best'] / 1e9:.0f} GFLOP/s")
+        table.add_row(
+            f"FLOP/s, {name} over a {report['product']['dtype']} matrix product",
+            f"{share:.1%}",
+            f"of {report['product']['best'] / 1e9:.0f} GFLOP/s",
+        )
     rotation = report["rotation"]
     if rotation:
         low, high = rotation["interval_95"] or (float("nan"), float("nan"))

@@ -52,7 +52,8 @@ def fit_ours(
     compile: bool = True,
     learned_positions: bool = False,
 ) -> None:
-    """What `train.py fit` does for a corpus: RopeGPT2Module, bf16-mixed, under Lightning's Trainer, fed by the package's own loader.
+    """What `train.py fit` does for a corpus: RopeGPT2Module under Lightning's Trainer, fed by the package's own loader, bf16-mixed (on a
+    CPU without bfloat16: float32).
 
     Args:
         pacer: divides the training into turns.
@@ -67,6 +68,7 @@ def fit_ours(
     from rope_gpt2.training.loaders import SequenceLoader
     from rope_gpt2.training.module import RopeGPT2Module
     from rope_gpt2.training.notices import silence_notices
+    from rope_gpt2.training.precision import bearable_precision
 
     class Turns(L.Callback):
         """Tells the pacer where the training stands."""
@@ -84,10 +86,11 @@ def fit_ours(
     module = RopeGPT2Module(**shape.model, dropout=0.0, optimizer=optimizer, compile=compile)  # type: ignore[arg-type]
     if learned_positions:
         module.model = GPT2LMHeadModel(stock_config(shape))  # type: ignore[assignment]
+    accelerator = "gpu" if device == "cuda" else "cpu"
     trainer = L.Trainer(
-        accelerator="gpu" if device == "cuda" else "cpu",
+        accelerator=accelerator,
         devices=1,
-        precision="bf16-mixed",
+        precision=bearable_precision("bf16-mixed", accelerator),  # type: ignore[arg-type]  # one of Lightning's words
         gradient_clip_val=1.0,
         max_epochs=-1,
         max_steps=steps,
@@ -183,11 +186,22 @@ class LabelledSequences(Dataset[dict[str, Any]]):
 
 
 OURS, MUON, LEARNED = "ours", "ours, muon", "ours, learned positions"
+FLOAT32_COMPILED = "transformers, compiled"
 TRAININGS = {
     OURS: fit_ours,
     MUON: functools.partial(fit_ours, optimizer="muon"),
     LEARNED: functools.partial(fit_ours, learned_positions=True),
     "transformers": fit_transformers,
+    FLOAT32_COMPILED: functools.partial(fit_transformers, compile=True),
     "transformers, bf16": functools.partial(fit_transformers, bf16=True),
     "transformers, bf16, compiled": functools.partial(fit_transformers, bf16=True, compile=True),
 }
+
+
+def usual_trainings(device: str) -> list[str]:
+    """Those that are compared by default: in float32 and bfloat16, or where a CPU has no bfloat16 in float32 alone."""
+    from rope_gpt2.training.precision import has_bfloat16
+
+    if device == "cuda" or has_bfloat16():
+        return [name for name in TRAININGS if name != FLOAT32_COMPILED]
+    return [name for name in TRAININGS if "bf16" not in name]

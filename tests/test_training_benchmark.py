@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from running import DEMO, ROOT
 
 from rope_gpt2.model.configuration import RopeGPT2Config
@@ -69,6 +70,19 @@ def test_trainings_take_turns_and_their_figures_reach_the_json(tmp_path: Path, t
     assert report["rotation"]["first_loss"] == pytest.approx(math.log(300), rel=0.1)
     assert report["product"]["best"] == max(report["product"]["flops_per_second"].values())
     assert "tokens/s, ours over ours, muon" in ran.stdout
+
+
+@pytest.mark.parametrize(("has_bfloat16", "theirs"), [(True, ["", ", bf16", ", bf16, compiled"]), (False, ["", ", compiled"])])
+def test_peers_compute_in_what_the_cpu_has(figures, monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, theirs: list[str]):
+    monkeypatch.setattr("rope_gpt2.training.precision.has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(figures, "has_bfloat16", lambda: has_bfloat16)
+    ours = ["ours", "ours, muon", "ours, learned positions"]
+    import trainings
+
+    assert trainings.usual_trainings("cpu") == ours + [f"transformers{kind}" for kind in theirs]
+    assert trainings.usual_trainings("cuda") == [*ours, "transformers", "transformers, bf16", "transformers, bf16, compiled"]
+    shape = figures.Shape(vocab_size=300, n_embd=16, n_layer=3, n_head=2, length=32, batch_size=2)
+    assert figures.MatrixProducts(shape, "cpu").dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
 
 
 def diverging(pacer: Any) -> None:

@@ -22,6 +22,7 @@ from rope_gpt2.training.datamodule import SentimentDataModule
 from rope_gpt2.training.guards import FiniteGuard, newest_checkpoint
 from rope_gpt2.training.module import OWN_OPTIONS, RopeGPT2Module
 from rope_gpt2.training.option_checks import check_config_files, check_run_options
+from rope_gpt2.training.precision import bearable_precision
 from rope_gpt2.training.prediction_writer import PredictionWriter
 from rope_gpt2.training.run_checkpoints import RUN_CHECKPOINTS, best_of_run, last_of_newest_run, say
 from rope_gpt2.training.saving import BestCheckpoint, LastCheckpoint, WholeFileIO
@@ -100,9 +101,17 @@ class SentimentCLI(LightningCLI):
         self.datamodule.ckpt_path = self.config_init["fit"].get("ckpt_path")
 
     def before_instantiate_classes(self) -> None:
-        """Only fit has a run folder to save its configuration in."""
+        """Only fit has a run folder to save its configuration in, which names the precision that it computes in."""
         if self.subcommand != "fit":
             self.save_config_callback = None
+        trainer = self.config[self.subcommand]["trainer"]
+        asked = trainer["precision"]
+        trainer["precision"] = bearable_precision(asked, trainer["accelerator"])
+        if trainer["precision"] != asked:
+            say(
+                f"trainer.precision {asked}: this CPU has no instructions for bfloat16 (AMX, AVX-512-BF16) and would be many times slower "
+                f"in it; computing in float32 ({trainer['precision']})"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """One folder a run, `default_root_dir/version_N`, for logs, checkpoints and config, unless loggers are given."""

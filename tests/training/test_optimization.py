@@ -15,6 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM
 from rope_gpt2.errors import InputError
+from rope_gpt2.training import optimization
 from rope_gpt2.training.optimization import (
     OPTIMIZERS,
     MuonBesideAdamW,
@@ -71,13 +72,30 @@ def apart(model: RopeGPT2ForCausalLM) -> list[Optimizer]:
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_muon_beside_adamw_takes_the_steps_of_the_two_apart(model: RopeGPT2ForCausalLM, scheduled: bool):
+def test_muon_beside_adamw_takes_the_steps_of_the_two_apart(model: RopeGPT2ForCausalLM, scheduled: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(optimization, "has_bfloat16", lambda: True)
     twin = copy.deepcopy(model)
     ours, theirs = [build_optimizer(model, MUON)], apart(twin)
     schedules = [tuple(map(halving, optimizers)) if scheduled else () for optimizers in (ours, theirs)]
     run(model, ours, range(4), schedules[0])
     run(twin, theirs, range(4), schedules[1])
     assert_same_weights(model, twin)
+
+
+@pytest.mark.parametrize(("bfloat16", "least", "largest"), [(True, 1e-3, 1e-1), (False, 0.0, 1e-5)])
+def test_muon_orthogonalizes_in_float32_where_a_cpu_has_no_bfloat16(
+    model: RopeGPT2ForCausalLM, monkeypatch: pytest.MonkeyPatch, bfloat16: bool, least: float, largest: float
+):
+    """Its polynomial changes the singular values of a gradient alone: what stands beside them afterwards is rounding."""
+    monkeypatch.setattr(optimization, "has_bfloat16", lambda: bfloat16)
+    weight = model.transformer.h[0].attn.c_proj.weight
+    before = weight.detach().double()
+    run(model, [build_optimizer(model, MUON)], range(1))
+    assert weight.grad is not None
+    left, _, right = torch.linalg.svd(weight.grad.double())
+    update = left.T @ (before * (1 - 0.01 * 0.3) - weight.detach().double()) @ right.T
+    beside = (update - update.diag().diag()).norm() / update.norm()
+    assert least <= beside <= largest
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
