@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
 from rope_gpt2.sequences import IGNORED, SequenceBatch
 from rope_gpt2.training.allocation import keep_freed_memory
 from rope_gpt2.training.checkpoint_parts import check_finite
-from rope_gpt2.training.compiled_check import check_compiled
+from rope_gpt2.training.compilation import check_compiled, compile_blocks, compiling_pays
 from rope_gpt2.training.fewshot_module import FewShotModule
 from rope_gpt2.training.losses import doubt_losses, token_losses
 from rope_gpt2.training.optimization import OptimizerOptions, build_optimizer, group_options, schedule_factor, set_group_options
@@ -30,8 +29,6 @@ from rope_gpt2.training.option_checks import MODEL_RANGES, check_ranges
 from rope_gpt2.training.sharding import ShardedStrategy, is_sharded, shard, whole_copy
 from rope_gpt2.training.starting_model import make_model
 
-COMPILING_PAYS = 300  # optimizer steps
-COMPILER_OPTIONS = {"cpp.use_decompose_tanh": True}  # on a CPU, GELU's tanh by one exponential: its kernels take half the time
 OWN_OPTIONS = frozenset(  # what a run that goes on from a checkpoint may change; all else is the checkpoint's
     {
         *("dropout", "attention_dropout", "learning_rate", "min_learning_rate", "weight_decay", "beta2", "warmup_steps", "schedule"),
@@ -142,7 +139,8 @@ class RopeGPT2Module(FewShotModule):
         """For fit: give the model the special tokens of the data module's tokenizer, and compile it."""
         if stage != "fit":
             return
-        if self.trainer.strategy.root_device.type == "cpu":
+        device = self.trainer.strategy.root_device.type
+        if device == "cpu":
             keep_freed_memory()
         tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
         if tokenizer is not None:
@@ -153,15 +151,13 @@ class RopeGPT2Module(FewShotModule):
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 for config in (self.model.config, self.model.generation_config):
                     setattr(config, name, getattr(tokenizer, name))
-        if self.hparams["compile"] or (self.hparams["compile"] is None and self._compiling_pays()):
-            # Block by block: the mask is then made outside, found to be plain causal, and left out (fused causal attention).
-            for block in self.model.transformer.h:
-                block.compile(options=COMPILER_OPTIONS)
+        asked = self.hparams["compile"]
+        if compiling_pays(device, self.trainer.estimated_stepping_batches) if asked is None else asked:
+            compile_blocks(self.model.transformer.h)
             self._token_losses = torch.compile(token_losses)
             # Checkpointed blocks run again in the backward pass, when the model's attention would be another one.
-            on_cpu = self.trainer.strategy.root_device.type == "cpu"
-            self._by_products = on_cpu and not self.hparams["gradient_checkpointing"]
-            self._to_check = on_cpu
+            self._by_products = device == "cpu" and not self.hparams["gradient_checkpointing"]
+            self._to_check = device == "cpu"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that are no finite numbers."""
@@ -193,11 +189,6 @@ class RopeGPT2Module(FewShotModule):
         super().on_validation_epoch_end()
         if self._shards is not None:
             self.model, self._shards = self._shards, None
-
-    def _compiling_pays(self) -> bool:
-        """Some 20 s of compiling against a third to a half of each step: worth it where a fit is not over in a minute or two."""
-        has_compiler = self.trainer.strategy.root_device.type == "cuda" or shutil.which("c++") is not None
-        return has_compiler and self.trainer.estimated_stepping_batches >= COMPILING_PAYS
 
     def on_train_batch_start(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Dropout masks as a function of seed, batch and rank, so that a resumed run draws those of an undisturbed one.

@@ -13,9 +13,10 @@ from torch import nn
 from rope_gpt2.errors import InputError
 from rope_gpt2.model.attention import LONGEST
 from rope_gpt2.sequences import IGNORED
+from rope_gpt2.training import compilation
 from rope_gpt2.training import module as module_file
 from rope_gpt2.training.losses import token_losses
-from rope_gpt2.training.module import COMPILER_OPTIONS, COMPILING_PAYS, RopeGPT2Module
+from rope_gpt2.training.module import RopeGPT2Module
 from rope_gpt2.training.optimization import MuonBesideAdamW
 
 # Optimiser and schedule
@@ -61,7 +62,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     asked: list[Any] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, *_, **__: asked.append(self))
     monkeypatch.setattr(torch, "compile", lambda function, *_, **__: asked.append(function) or function)
-    monkeypatch.setattr(module_file.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: f"/usr/bin/{name}")
     return asked
 
 
@@ -75,8 +76,8 @@ def fitted_module(trainer: Any, **options: Any) -> RopeGPT2Module:
 @pytest.mark.parametrize(
     ("compile", "steps", "compiles"),
     [
-        (None, COMPILING_PAYS - 1, False),
-        (None, COMPILING_PAYS, True),
+        (None, compilation.PAYS - 1, False),
+        (None, compilation.PAYS, True),
         (None, math.inf, True),
         (True, 1, True),
         (False, 10**6, False),
@@ -89,7 +90,7 @@ def test_compiling_is_for_long_fits_unless_it_is_asked_for(compiled: list[Any], 
 
 
 def test_nothing_is_compiled_unasked_where_there_is_no_compiler(compiled: list[Any], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module_file.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
     fitted_module(make_trainer(10**6))
     assert not compiled
     fitted_module(make_trainer(10**6, device="cuda"))  # Triton brings its own
@@ -113,7 +114,7 @@ def test_short_sequences_on_a_cpu_attend_by_products(
 
 
 def test_torch_knows_the_compilers_options():
-    nn.Linear(2, 2).compile(options=COMPILER_OPTIONS)  # refuses others
+    nn.Linear(2, 2).compile(options=compilation.OPTIONS)  # refuses others
     with pytest.raises(RuntimeError):
         nn.Linear(2, 2).compile(options={"cpp.no_such_option": True})
 

@@ -1,18 +1,37 @@
-"""Are the gradients of compiled code those of the code that it was compiled from?
+"""torch.compile for training: whether it pays, and whether its gradients are those of the code that it was compiled from.
 
 Compilers make mistakes, too, and training on wrong gradients shows late or never.
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rope_gpt2.errors import InputError
 from rope_gpt2.sequences import SequenceBatch
 
+PAYS = 300  # optimizer steps
+OPTIONS = {"cpp.use_decompose_tanh": True}  # on a CPU, GELU's tanh by one exponential: its kernels take half the time
 ALLOWED = 0.05  # of a matrix's gradient, by its norm: joined kernels round bfloat16 in other places, 0.003 to 0.005 in the recipes
 TINY = 1e-30  # divides a gap where no gradient is
+
+
+def compiling_pays(device: str, steps: float) -> bool:
+    """Some 20 s of compiling against a third to a half of each step: worth it where a fit is not over in a minute or two.
+
+    Args:
+        device: kind of the device that is trained on; a CPU needs a C++ compiler, which is looked for.
+        steps: optimizer steps of the fit.
+    """
+    return steps >= PAYS and (device == "cuda" or shutil.which("c++") is not None)
+
+
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Compile one by one: the mask is then made outside, found to be plain causal, and left out (fused causal attention)."""
+    for block in blocks:
+        block.compile(options=OPTIONS)
 
 
 def check_compiled(loss: Callable[[SequenceBatch], Tensor], batch: SequenceBatch, parameters: Sequence[Tensor], random: bool) -> None:
