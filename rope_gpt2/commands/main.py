@@ -1,5 +1,6 @@
 """`rope-gpt2 COMMAND`: fit, validate, test and predict as `train.py`, evaluate as `evaluate.py`."""
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ COMMANDS = {
     "convert": "GPT-2 in, stock GPT-2 and GPT-NeoX out, checkpoints as folders, scoring as a program of torch.export",
     "compare": "is one run of evaluate better than another, on the same reviews",
 }
+OF_TRAIN = ("fit", "validate", "test", "predict")  # subcommands of `train`
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -46,39 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     try:
-        if arguments[0] == "evaluate":
-            from rope_gpt2.commands.evaluate import evaluate
-
-            return evaluate(arguments[1:])
-        if arguments[0] == "report":
-            from rope_gpt2.commands.report import report
-
-            return report(arguments[1:])
-        if arguments[0] == "label":
-            from rope_gpt2.commands.label import label
-
-            return label(arguments[1:])
-        if arguments[0] == "words":
-            from rope_gpt2.commands.words import words
-
-            return words(arguments[1:])
-        if arguments[0] == "length":
-            from rope_gpt2.commands.length import length
-
-            return length(arguments[1:])
-        if arguments[0] == "convert":
-            from rope_gpt2.commands.convert import convert
-
-            return convert(arguments[1:])
-        if arguments[0] == "compare":
-            from rope_gpt2.commands.compare import compare
-
-            return compare(arguments[1:])
-        if arguments[0] == "train" or arguments[0] in COMMANDS:
-            from rope_gpt2.commands.train import train
-
-            return train(arguments[1:] if arguments[0] == "train" else arguments)
-        raise InputError(f"unknown command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
+        if arguments[0] not in ("train", *COMMANDS):
+            raise InputError(f"unknown command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
+        # imported when called: each needs libraries of its own, which take seconds
+        name = "train" if arguments[0] in OF_TRAIN else arguments[0]
+        run = getattr(importlib.import_module(f"rope_gpt2.commands.{name}"), name)
+        return int(run(arguments if arguments[0] in OF_TRAIN else arguments[1:]))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT

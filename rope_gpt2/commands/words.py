@@ -1,8 +1,11 @@
 """`rope-gpt2 words`: random sequences of words with the labels of classifiers that count words and letters, to train a small model on."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from tqdm import tqdm
 
 from rope_gpt2.commands.parser import Parser
 from rope_gpt2.errors import InputError
@@ -10,6 +13,8 @@ from rope_gpt2.training.pseudo_labels import write_labelled
 from rope_gpt2.training.review_files import ReviewFiles
 from rope_gpt2.training.whole_files import check_writable
 from rope_gpt2.training.word_counts import LetterCounts, WordCounts, draw_labels, mean_log_odds, random_sequences
+
+CLASSIFIERS: dict[str, type[WordCounts] | type[LetterCounts]] = {"words": WordCounts, "letters": LetterCounts}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,9 +53,13 @@ def words(arguments: Sequence[str]) -> int:
     names = {"train": options.train, "validation": options.validation, "test": options.test}
     examples, _ = ReviewFiles(names, options.holdout, options.order_seed, limit=0, clean_html=None).training_split()
     print(f"counting the words and letters of {len(examples)} reviews; of SST-2's that takes a minute", flush=True)
-    classifiers = WordCounts(examples), LetterCounts(examples)
     sequences = random_sequences(examples, options.count, options.seed)
-    found = mean_log_odds([classifiers[0].probabilities(sequences), classifiers[1].probabilities(sequences)])
-    write_labelled(draw_labels(sequences, found, options.seed), output)
+    found = []
+    with tqdm(total=len(CLASSIFIERS), unit=" classifiers", disable=not sys.stderr.isatty()) as progress:
+        for what, classifier in CLASSIFIERS.items():
+            progress.set_description(f"counting {what}")
+            found.append(classifier(examples).probabilities(sequences))
+            progress.update()
+    write_labelled(draw_labels(sequences, mean_log_odds(found), options.seed), output)
     print(f"{len(sequences)} sequences of their words written to {options.output}")
     return 0

@@ -40,6 +40,15 @@ def test_a_cpu_without_bfloat16_computes_in_float32(without_bfloat16, without_ac
     assert choose_device("cpu", "auto") == ("cpu", "32-true")
 
 
+def test_bfloat16_by_name_is_obeyed_with_a_line_about_its_speed(without_bfloat16, capsys):
+    assert choose_device("cpu", "bf16-true") == ("cpu", "bf16-true")
+    assert capsys.readouterr().err == (
+        "--precision bf16-true: this CPU has no instructions for bfloat16 and is many times slower in it; --precision 32-true is faster\n"
+    )
+    choose_device("cpu", "32-true")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("asked", ["32-true", "16-mixed", "64-true", 32, None])
 def test_other_precisions_are_kept_there(without_bfloat16, without_accelerator, asked: str | int | None):
     assert rooms.bearable_precision(asked, "auto") == asked
