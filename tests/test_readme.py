@@ -61,7 +61,7 @@ def test_a_command_runs(command: str, checkout: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("command", PARSED)
 def test_a_command_is_parsed(command: str, capsys):
-    from rope_gpt2.commands.evaluate import build_parser
+    from rope_gpt2.commands.evaluate_options import build_parser
 
     script, *arguments = shlex.split(command)[1:]
     if script == "evaluate.py":

@@ -7,18 +7,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scoring_cases import DYNAMIC, LONGROPE, WORDS, Case, any_batch, channel_one_by_one, close, longer_model, score_one_by_one, shots, words
 
 from rope_gpt2.fewshot import scoring
-from rope_gpt2.fewshot.batches import Group, PromptBatch, collate_prompts, group_prompts
-from rope_gpt2.fewshot.conditions import Condition
-from rope_gpt2.fewshot.demonstrations import DemonstrationSampler, Pool
-from rope_gpt2.fewshot.examples import LABELS
-from rope_gpt2.fewshot.prompts import Prompt, PromptBuilder
+from rope_gpt2.fewshot.batches import Group, PromptBatch, collate_prompts
 from rope_gpt2.fewshot.scores import UNCERTAIN
 from rope_gpt2.fewshot.scoring import (
     PrefixCache,
     ScoredBatch,
-    generate_labels,
     join,
     predict_labels,
     score_channel,
@@ -26,67 +22,6 @@ from rope_gpt2.fewshot.scoring import (
     score_labels,
     score_plain,
 )
-from rope_gpt2.fewshot.template import Template
-from rope_gpt2.fewshot.verbalizer import Verbalizer
-from rope_gpt2.model.configuration import RopeGPT2Config
-from rope_gpt2.model.modeling import RopeGPT2ForCausalLM
-
-MANY = 10**6  # tokens; all prompts of a family in one batch
-WORDS = {
-    "one token": LABELS,
-    "several tokens": ("utterly dismal", "quite wonderful"),
-    "one and several": ("negative", "quite wonderful"),
-}
-words = pytest.mark.parametrize("words", WORDS.values(), ids=WORDS.keys())
-shots = pytest.mark.parametrize("shots", [0, 1, 4])
-any_batch = pytest.mark.parametrize("batch_tokens", [1, 60, MANY])
-
-
-class Case:
-    """Prompts of a condition, and batches of them."""
-
-    def __init__(self, tokenizer, examples, shots, words=LABELS, count=12, seed=0, channel=False, **changes):
-        sampler = DemonstrationSampler(Pool(examples[100:]), Condition(shots, seed, label_words=words, **changes))
-        builder = PromptBuilder(tokenizer, Template(), Verbalizer(words), max_length=256, channel=channel)
-        self.prompts: list[Prompt] = builder.build(sampler, builder.encode(examples[:count]))
-        self.ids, self.heads, self.channel = builder.label_token_ids, builder.heads(self.prompts[0]), channel
-
-    def batches(self, batch_tokens=MANY, prompts=None) -> list[PromptBatch]:
-        groups = group_prompts(self.prompts if prompts is None else prompts, batch_tokens, self.channel)
-        return [collate_prompts(group, self.ids, self.heads) for group in groups]
-
-    def batch(self) -> PromptBatch:
-        (only,) = self.batches()
-        return only
-
-    def rows(self, scores, batches):
-        """Scores of batches, in the order of `prompts`."""
-        found = {prompt.query.row: row for batch, part in zip(batches, scores, strict=True) for prompt, row in zip(batch.prompts, part)}  # noqa: B905
-        assert len(found) == sum(len(batch.prompts) for batch in batches) == len(self.prompts)
-        return torch.stack([found[prompt.query.row] for prompt in self.prompts])
-
-
-def close(ours, theirs, **tolerances):
-    torch.testing.assert_close(ours, theirs, **({"atol": 1e-5, "rtol": 1e-5} | tolerances))
-
-
-@torch.no_grad()
-def sum_logprobs(model, context, continuation) -> torch.Tensor:
-    """Log-probability of a continuation, fed whole behind its context, without padding or cache."""
-    logprobs = model(torch.tensor([context + continuation[:-1]])).logits[0].log_softmax(dim=-1)
-    return sum(logprobs[len(context) - 1 + place, token] for place, token in enumerate(continuation))
-
-
-def score_one_by_one(model, case) -> torch.Tensor:
-    return torch.stack(
-        [torch.stack([sum_logprobs(model, prompt.prefix_ids + prompt.query_ids, ids) for ids in case.ids]) for prompt in case.prompts]
-    )
-
-
-def channel_one_by_one(model, case) -> torch.Tensor:
-    return torch.stack(
-        [torch.stack([sum_logprobs(model, prompt.prefix_ids + head, prompt.query_ids) for head in case.heads]) for prompt in case.prompts]
-    )
 
 
 @words
@@ -165,78 +100,7 @@ def test_how_many_positions_meet_the_vocabulary_at_once_does_not_change_the_scor
     close(score_channel(model, channel), theirs[1], atol=1e-4)
 
 
-# What is encoded once.
-
-
-def test_a_prefix_cache_is_not_changed_by_its_use(any_model, tokenizer, examples):
-    cache = PrefixCache()
-    first, second = (Case(tokenizer, examples, 4, WORDS["several tokens"], count=8, seed=seed).batch() for seed in (0, 1))
-    theirs = score_labels(any_model, first, cache)
-    assert torch.equal(score_labels(any_model, first, cache), theirs)
-    others = score_labels(any_model, second, cache)
-    assert not torch.equal(others, theirs)
-    assert torch.equal(score_labels(any_model, first, cache), theirs)
-    assert torch.equal(score_labels(any_model, second, cache), others)
-
-
-def test_demonstrations_are_encoded_once_for_all_batches_of_a_condition(model, tokenizer, examples, monkeypatch):
-    case, encoded, encode = Case(tokenizer, examples, 4), [], RopeGPT2ForCausalLM.encode_prefix
-
-    def count(self, prefix_ids):
-        encoded.append(prefix_ids.tolist())
-        return encode(self, prefix_ids)
-
-    monkeypatch.setattr(RopeGPT2ForCausalLM, "encode_prefix", count)
-    cache = PrefixCache()
-    (family,) = group_prompts(case.prompts, MANY)
-    for prompt in case.prompts:
-        score_labels(model, collate_prompts(Group(family.shared, (prompt,)), case.ids), cache)
-    assert encoded == [list((case.prompts[0].prefix_ids + case.prompts[0].query_ids)[: family.shared])]
-    assert family.shared >= len(case.prompts[0].prefix_ids)
-
-
-def test_models_that_cannot_share_encode_demonstrations_once_as_well(stock_models, tokenizer, examples):
-    case = Case(tokenizer, examples, 4)
-    (family,) = group_prompts(case.prompts, MANY)
-    batches = [collate_prompts(Group(family.shared, (prompt,)), case.ids) for prompt in case.prompts]
-    for model in stock_models.values():
-        fed: list[int] = []
-        hook = model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs, fed=fed: fed.append(inputs[0].numel()))
-        cache = PrefixCache()
-        for batch in batches:
-            score_labels(model, batch, cache)
-        hook.remove()
-        assert sum(fed) == family.shared + sum(batch.query_ids.numel() for batch in batches)
-
-
-def test_a_prefix_cache_tells_models_apart(any_model, tokenizer, examples):
-    other = copy.deepcopy(any_model)
-    with torch.no_grad():
-        other.get_input_embeddings().weight.mul_(1.5)
-    batch, cache = Case(tokenizer, examples, 4).batch(), PrefixCache()
-    score_labels(any_model, batch, cache)
-    close(score_labels(other, batch, cache), score_labels(other, batch))
-
-
 # Where sharing would not be exact.
-
-
-def longer_model(tokenizer, **changes):
-    """A context of 64 tokens, which prompts of 8 demonstrations exceed."""
-    torch.manual_seed(0)
-    config = RopeGPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2, **changes)
-    return RopeGPT2ForCausalLM(config).eval()
-
-
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10_000.0,
-    "factor": 2.0,
-    "original_max_position_embeddings": 32,
-    "short_factor": [1.0, 1.1, 1.2, 1.3],
-    "long_factor": [1.0, 2.0, 3.0, 4.0],
-}
 
 
 @shots
@@ -289,79 +153,6 @@ def test_half_precision_is_as_near_as_that_of_the_plain_path(model, tokenizer, e
         ours, theirs = score(half, batch), plain(half, batch)
     assert ours.dtype == torch.float32
     assert (ours - exact).square().mean() < 4 * (theirs - exact).square().mean()
-
-
-# The noisy channel.
-
-
-@words
-@shots
-def test_channel_scores_are_those_of_a_plain_loop(any_model, tokenizer, examples, shots, words):
-    case = Case(tokenizer, examples, shots, words, count=6, channel=True)
-    theirs = channel_one_by_one(any_model, case)
-    assert (theirs[:, 0] - theirs[:, 1]).std() > 1e-2
-    batch = case.batch()
-    close(case.rows([score_channel(any_model, batch)], [batch]), theirs, atol=1e-4)
-    close(case.rows([score_channel_plain(any_model, batch)], [batch]), theirs, atol=1e-4)
-
-
-@any_batch
-def test_batches_do_not_change_channel_scores(any_model, tokenizer, examples, batch_tokens):
-    case = Case(tokenizer, examples, 4, WORDS["one and several"], channel=True)
-    batches = case.batches(batch_tokens, case.prompts[::-1])
-    close(case.rows([score_channel(any_model, batch) for batch in batches], batches), channel_one_by_one(any_model, case), atol=1e-4)
-
-
-@shots
-def test_padding_does_not_change_channel_scores(any_model, tokenizer, examples, shots):
-    batch = Case(tokenizer, examples, shots, channel=True).batch()
-    ids = torch.cat((batch.query_ids, torch.full((len(batch.prompts), 7), 5)), dim=1)
-    more = PromptBatch(batch.prefix_ids, ids, batch.lengths, batch.prompts, batch.label_token_ids, batch.heads)
-    close(score_channel(any_model, more), score_channel(any_model, batch), atol=1e-4)
-
-
-def test_channel_scores_of_halves_are_those_of_the_whole(any_model, tokenizer, examples):
-    batch = Case(tokenizer, examples, 4, channel=True).batch()
-    close(torch.cat([score_channel(any_model, half) for half in batch.halves()]), score_channel(any_model, batch), atol=1e-4)
-
-
-# Generated answers.
-
-
-@torch.no_grad()
-def continue_one_by_one(model, prompt, count, end) -> list[int]:
-    context = list(prompt.prefix_ids + prompt.query_ids)
-    start = len(context)
-    while len(context) < start + count and context[-1] != end:
-        context.append(int(model(torch.tensor([context])).logits[0, -1].argmax()))
-    return context[start:]
-
-
-def assert_generated_is_greedy(model, tokenizer, examples, shots):
-    case, verbalizer = Case(tokenizer, examples, shots, count=24), Verbalizer()
-    fluent = copy.deepcopy(model)
-    with torch.no_grad():  # a model that often says a label word, and at times the end of the text
-        for ids in (*case.ids, (tokenizer.eos_token_id,)):
-            fluent.get_output_embeddings().weight[ids[0]] *= 2.0 if fluent.config.tie_word_embeddings else 1.5
-    batch = case.batch()
-    said = [continue_one_by_one(fluent, prompt, 5, tokenizer.eos_token_id) for prompt in batch.prompts]
-    found = [verbalizer.find(tokenizer.decode(ids, skip_special_tokens=True)) for ids in said]
-    theirs = [UNCERTAIN if label is None else LABELS.index(label) for label in found]
-    assert len(set(theirs)) > 1  # some rows differ, or the test could not fail
-    ours = generate_labels(fluent, tokenizer, batch, verbalizer, max_new_tokens=5)
-    assert ours.dtype == torch.int8
-    assert ours.tolist() == theirs
-
-
-@pytest.mark.parametrize("shots", [0, 4])
-def test_generated_labels_are_those_of_a_plain_greedy_loop(any_model, tokenizer, examples, shots):
-    assert_generated_is_greedy(any_model, tokenizer, examples, shots)
-
-
-@pytest.mark.parametrize("shots", [0, 4])
-@pytest.mark.parametrize("parameters", [DYNAMIC, LONGROPE], ids=["dynamic", "longrope"])
-def test_neither_neighbours_nor_the_cache_change_what_is_generated_beyond_the_context(parameters, tokenizer, examples, shots):
-    assert_generated_is_greedy(longer_model(tokenizer, rope_parameters=parameters), tokenizer, examples, shots)
 
 
 # What follows from scores.
