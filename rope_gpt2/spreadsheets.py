@@ -5,6 +5,7 @@ says 1, so that reading it gives the text as it was, and no apostrophe of a revi
 """
 
 MARK = "apostrophe"  # the column
+QUOTES = "a review with commas, quotes or line breaks must stand in double quotes, and a quote inside it must be doubled"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")
 
 

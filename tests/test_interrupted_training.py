@@ -118,3 +118,22 @@ MOMENTS = [("on_before_optimizer_step", 5), ("on_validation_start", 1), ("on_tra
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 def test_wherever_it_is_killed_a_fit_ends_in_the_same_weights(tmp_path: Path, kind: str, changes: dict[str, str]):
     check_killed_and_resumed(kind, tmp_path, MOMENTS, **({"trainer__max_epochs": "3"} | changes))
+
+
+BY_STEPS = {"trainer__max_epochs": "-1", "trainer__limit_train_batches": "5", "last__every_n_train_steps": "0"}
+
+
+@pytest.mark.parametrize("kind", ["corpus", "episodes"])
+def test_a_fit_by_steps_goes_on_from_an_epochs_end_with_the_next_epoch(tmp_path: Path, kind: str):
+    """Its newest checkpoint is that of the validation after two epochs."""
+    check_killed_and_resumed(kind, tmp_path, [("on_train_batch_end", 13)], trainer__max_steps="18", **BY_STEPS)
+
+
+@pytest.mark.parametrize("kind", ["corpus", "episodes"])
+def test_a_fit_that_ended_with_an_epoch_goes_on_for_more_steps(tmp_path: Path, kind: str):
+    changes = BY_STEPS | {"model__schedule": "wsd", "model__decay_fraction": "0"}  # a rate that does not depend on the steps to come
+    whole = fit(fit_options(kind, tmp_path / "whole", trainer__max_steps="12", **changes))
+    first = fit(fit_options(kind, tmp_path / "parts", trainer__max_steps="5", **changes))
+    then = fit([*fit_options(kind, tmp_path / "parts", trainer__max_steps="12", **changes), f"--ckpt_path={last_of(tmp_path / 'parts')}"])
+    assert [whole.code, first.code, then.code] == [0, 0, 0], whole.text + first.text + then.text
+    assert same_to_the_bit(weights_of(tmp_path / "parts", 1), weights_of(tmp_path / "whole"))

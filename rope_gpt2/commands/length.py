@@ -109,7 +109,7 @@ def _check(options: argparse.Namespace) -> None:
     for multiple in options.lengths:
         if not (math.isfinite(multiple) and multiple > 0):
             raise InputError(f"--lengths are multiples of the training length, each above 0, got {multiple:g}; give 1 2 4 8, say")
-    for name, least in (("training_length", 1), ("stride", 1), ("tokens", 0), ("attention_windows", 0), ("batch_tokens", 1)):
+    for name, least in (("training_length", 1), ("stride", 1), ("tokens", 0), ("attention_windows", 0), ("batch_tokens", 1), ("seed", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}; give a larger number")

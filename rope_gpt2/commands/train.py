@@ -45,6 +45,10 @@ def train(arguments: Sequence[str]) -> int:
         if error.errno not in _FULL:
             raise
         raise InputError(f"{error.filename or 'a file of the run'}: cannot be written ({error.strerror}); make room, then go on") from error
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise InputError(f"early_stopping.monitor: {_one_line(str(error)).rstrip('. ')}; change it, or early_stopping.strict") from error
     except SIGTERMException:
         return EXIT_TERMINATED
     except SystemExit as error:

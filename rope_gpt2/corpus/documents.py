@@ -1,5 +1,6 @@
 """Files and data sets → documents: plain text, one document a line or a file, read in pieces, so that memory stays flat."""
 
+import csv
 import glob
 import gzip
 import itertools
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from rope_gpt2.corpus.sources import CorpusSource, find_sources
 from rope_gpt2.errors import InputError
-from rope_gpt2.spreadsheets import MARK, unguard
+from rope_gpt2.spreadsheets import MARK, QUOTES, unguard
 
 ROWS, WHOLE_FILES = 1024, 32  # documents in a piece
 COLUMNS = ("text", "review")  # taken where none is named
@@ -185,17 +186,28 @@ def choose_column(schema: Any, wanted: str | None, where: str, preferred: Sequen
 
 
 def _csv_column(path: Path, reading: Reading) -> str:
-    import warnings
-
     import pandas as pd
     import pyarrow as pa
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut
-        table = pd.read_csv(path, nrows=1000, index_col=False, encoding="utf-8-sig", keep_default_na=False, na_filter=False)
+    _check_widths(path)
+    table = pd.read_csv(path, nrows=1000, index_col=False, encoding="utf-8-sig", keep_default_na=False, na_filter=False)
     # a column that is chosen by its name is text, whatever stands in it
     table = table.astype({name: "string" for name in table.columns if name in (reading.column, *reading.preferred)})
     return choose_column(pa.Schema.from_pandas(table, preserve_index=False), reading.column, str(path), reading.preferred)
+
+
+def _check_widths(path: Path) -> None:
+    """Refuse a row with more or fewer fields than the header, of which pandas would cut one or fill the other, without a word."""
+    csv.field_size_limit(2**31 - 1)
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        width, row, start = len(next(reader, [])), 0, reader.line_num + 1
+        for fields in reader:
+            row += bool(fields)  # a blank line is none
+            if fields and len(fields) != width:
+                raise InputError(f"{path}, row {row} (line {start}): {len(fields)} columns instead of {width}; {QUOTES}")
+            start = reader.line_num + 1
 
 
 def _has_marks(path: Path) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rope_gpt2.errors import InputError
-from rope_gpt2.spreadsheets import MARK, unguard
+from rope_gpt2.spreadsheets import MARK, QUOTES, unguard
 
 LABELS = ("negative", "positive")
 COLUMNS = ("review", "sentiment")
@@ -19,7 +19,6 @@ CONFIDENCE = "confidence"  # a column, where asked for
 _TAG = re.compile(
     r"</?(?:a|b|blockquote|br|div|em|font|hr|i|li|ol|p|q|s|small|span|strong|u|ul)(?:\s+[\w-]+\s*=[^<>]*|\s*/)?\s*>", re.IGNORECASE
 )
-_REMEDY = "a review with commas, quotes or line breaks must stand in double quotes, and a quote inside it must be doubled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ def _parse(path: Path, with_confidence: bool) -> Iterator[Example]:
                     continue
                 row += 1
                 if len(fields) != len(header):
-                    raise InputError(f"{path}, row {row} (line {start}): {len(fields)} columns instead of {len(header)}; {_REMEDY}")
+                    raise InputError(f"{path}, row {row} (line {start}): {len(fields)} columns instead of {len(header)}; {QUOTES}")
                 review = fields[review_column] if mark_column is None else unguard(fields[review_column], fields[mark_column])
                 example = Example(row, review, fields[sentiment_column].strip().lower())
                 if example.sentiment not in LABELS:
@@ -142,7 +141,7 @@ def _parse(path: Path, with_confidence: bool) -> Iterator[Example]:
                 start = reader.line_num + 1
                 yield example
         except csv.Error as error:
-            raise InputError(f"{path}, row {row + 1} (line {start}): broken quoting ({error}); {_REMEDY}") from error
+            raise InputError(f"{path}, row {row + 1} (line {start}): broken quoting ({error}); {QUOTES}") from error
 
 
 def _find_column(path: Path, header: Sequence[str], column: str) -> int:

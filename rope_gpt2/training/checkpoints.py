@@ -21,6 +21,7 @@ from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json
 from rope_gpt2.training.architecture import model_config
 from rope_gpt2.training.checkpoint_parts import check_finite, model_weights
 from rope_gpt2.training.model_folders import in_a_line, load_model_folder
+from rope_gpt2.training.run_checkpoints import say, still_there
 from rope_gpt2.training.sharding import META, is_sharded, read_sharded_weights, whole_copy
 from rope_gpt2.training.whole_files import check_writable
 
@@ -85,12 +86,13 @@ def save_pretrained(
     Args:
         model: of any class of transformers; its own dtype stays as it is.
         tokenizer: travels along.
-        folder: target. Files beside the model that lie there (a model card, say) stay.
+        folder: target. Files and folders beside the model that lie there (a model card, a `.git`) stay.
         dtype: of the stored weights.
         loads_as: what config.json names, and programs that ask for no dtype load.
         card: text of README.md; None leaves the one that is there.
     """
     check_target(folder)
+    folder = folder.resolve()  # of a link, what it points to is replaced
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     aside = partial.with_name(f"{partial.name}.old")  # a folder is replaced by two renames, between which there is none
@@ -109,8 +111,12 @@ def save_pretrained(
             path.chmod(0o644)
         if folder.exists():
             for path in folder.iterdir():
-                if path.is_file() and not (partial / path.name).exists() and not path.name.endswith(OF_A_MODEL):
-                    shutil.copy2(path, partial / path.name)
+                if (partial / path.name).exists() or (path.is_file() and path.name.endswith(OF_A_MODEL)):
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.copytree(path, partial / path.name, symlinks=True)
+                else:
+                    shutil.copy2(path, partial / path.name, follow_symlinks=False)
             folder.rename(aside)
         partial.replace(folder)
     except (OSError, SafetensorError) as error:
@@ -166,12 +172,23 @@ class ExportPretrained(Callback):
         whole = whole_copy(pl_module.model) if is_sharded(pl_module) else pl_module.model  # type: ignore[arg-type]
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if best and self.which == "best":
-            model, tokenizer = read_lightning_checkpoint(Path(best))
+        best = self._best(trainer) if self.which == "best" else None
+        if best is not None:
+            model, tokenizer = read_lightning_checkpoint(best)
         else:
             model, tokenizer = whole, trainer.datamodule.tokenizer  # type: ignore[assignment, attr-defined]
         name_special_tokens(model, tokenizer)
         folder = Path(self.folder or Path(log_dir or trainer.default_root_dir) / "pretrained")
         save_pretrained(model, tokenizer, folder, getattr(torch, self.dtype))
         rank_zero_info(f"Wrote {folder}; evaluate it with: python evaluate.py --checkpoint {folder}")
+
+    def _best(self, trainer: L.Trainer) -> Path | None:
+        """The best checkpoint of this run and of those that it goes on from; None where there was none, or it is gone."""
+        named = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if not named:
+            return None
+        went_on_from = getattr(trainer.datamodule, "ckpt_path", None)  # type: ignore[attr-defined]
+        best = still_there(Path(named), Path(went_on_from) if went_on_from else None)
+        if best is None:
+            say(f"{named}, the best checkpoint, is gone; the last weights are exported in its place")
+        return best

@@ -26,7 +26,7 @@ from rope_gpt2.training.precision import bearable_precision
 from rope_gpt2.training.prediction_writer import PredictionWriter
 from rope_gpt2.training.run_checkpoints import RUN_CHECKPOINTS, best_of_run, last_of_newest_run, say
 from rope_gpt2.training.saving import BestCheckpoint, LastCheckpoint, WholeFileIO
-from rope_gpt2.training.sharding import META, check_shards
+from rope_gpt2.training.sharding import FSDP2, META, ShardedStrategy, check_shards
 from rope_gpt2.training.tokenized_datamodule import TokenizedDataModule
 
 DEFAULTS: dict[str, Any] = {
@@ -78,7 +78,7 @@ class SentimentCLI(LightningCLI):
         name = first["subcommand"]
         path, data = checkpoint_path(first[name], name), first[name].get("data")
         stored = stored_options(Path(path)) if path and path not in LIGHTNINGS else {}
-        defaults = {f"model.{option}": value for option, value in stored.items()} if name == "fit" else {}
+        defaults = {f"model.{option}": value for option, value in stored.items()}
         if data is not None:
             defaults |= {"data": {"class_path": data["class_path"]}}
             defaults |= TEXT_DEFAULTS if data["class_path"].endswith(f".{CorpusDataModule.__name__}") else {}
@@ -87,14 +87,13 @@ class SentimentCLI(LightningCLI):
         self.config[name]["ckpt_path"] = path
         if name == "predict":
             self.config["predict"]["return_predictions"] = False  # they stream to disk, and memory stays flat
-        if name == "fit":
-            keep_shape(self.config["fit"]["model"], stored)
+        if path and path not in LIGHTNINGS:
+            check_kind(Path(path), self.config[name]["trainer"]["strategy"] if name == "fit" else None)
+        keep_shape(self.config[name]["model"], stored)
         check_run_options(self.config[name], name)
 
     def _parse_ckpt_path(self) -> None:
-        """For fit, the checkpoint's options are defaults (see above); the parent would lay them over those of the command line."""
-        if self.config["subcommand"] != "fit":
-            super()._parse_ckpt_path()
+        """Nothing: the checkpoint's options are defaults (see above); the parent would lay them over those of the command line."""
 
     def before_fit(self) -> None:
         """Tell the data module which checkpoint the run goes on from: its tokenizer is wanted before the trainer restores anything."""
@@ -150,13 +149,33 @@ def keep_shape(model: Any, stored: Mapping[str, Any]) -> None:
     """
     told = set(stored) - OWN_OPTIONS - {"init_from", "new_words"}
     if stored and model["init_from"] is not None:  # the run took its shape from there, whatever the command line said
-        told &= {"n_positions", "optimizer"}
+        told &= {"n_positions", "optimizer", "embedding_rate"}
     for name in stored.keys() - OWN_OPTIONS:
         if name in told and model[name] != stored[name]:
             raise InputError(
                 f"the run of ckpt_path has model.{name} {stored[name]}, got {model[name]}; leave it out, or start anew with model.init_from"
             )
         model[name] = stored[name]
+
+
+def check_kind(path: Path, strategy: Any) -> None:
+    """Refuse a sharded checkpoint, a folder, where nothing is sharded, and a file where all is.
+
+    Args:
+        path: of a checkpoint that is there.
+        strategy: `trainer.strategy`, a name or options of a class; None for what cannot be sharded.
+
+    Raises:
+        InputError: with what takes that checkpoint.
+    """
+    sharded = FSDP2 in str(strategy) or ShardedStrategy.__name__ in str(strategy)
+    if path.is_dir() and not sharded:
+        raise InputError(
+            f"{path}: is a sharded checkpoint, which a fit with --trainer.strategy {FSDP2} goes on from; "
+            "evaluate.py --checkpoint and --model.init_from take it too"
+        )
+    if path.is_file() and sharded:
+        raise InputError(f"{path}: is no sharded checkpoint, as --trainer.strategy {FSDP2} needs it; start with --model.init_from {path}")
 
 
 def checkpoint_path(config: Any, command: str) -> str | None:

@@ -174,7 +174,7 @@ class CorpusDataModule(TokenizedDataModule):
             f"excluded texts. Tokens: {cache.folder}"
         )
         rank, world = self._process()
-        return SequenceLoader(packed, self.batch_size, rank, world, self._batches_trained)
+        return SequenceLoader(packed, self.batch_size, rank, world, self._reached)
 
     def val_dataloader(self) -> "DataLoader[Any]":
         """SequenceBatches of the held-out documents in their order, each process its share."""

@@ -20,6 +20,7 @@ from rope_gpt2.fewshot.verbalizer import Verbalizer
 from rope_gpt2.model.tokenizer import tokenizer_from_json, tokenizer_to_json, train_tokenizer
 from rope_gpt2.training.loaders import PromptBatches, PromptPlan, SequenceLoader
 from rope_gpt2.training.review_files import ReviewFiles
+from rope_gpt2.training.run_checkpoints import say
 from rope_gpt2.training.tokenized_datamodule import TokenizedDataModule
 from rope_gpt2.training.training_sequences import TrainingRecipe, TrainingSequences
 
@@ -33,8 +34,8 @@ class SentimentDataModule(TokenizedDataModule):
     Args:
         train: CSV to train on, or "sst2".
         validation: CSV that chooses checkpoints; None holds out reviews of `train`, and what overlaps with them leaves training.
-        test: CSV for `test`; None for SST-2's validation set. Its texts never stand in training (SST-2's where it is on disk: to train
-            on another file fetches nothing), its labels are never looked at.
+        test: CSV for `test`; None for SST-2's validation set. Its texts never stand in training, unless it is the file of `train` itself
+            (SST-2's where it is on disk: to train on another file fetches nothing), its labels are never looked at.
         predict: CSV for `predict`; None for that of `test`.
         pool: CSV that demonstrations of validate, test and predict are drawn from; None for the training examples.
         holdout: how many reviews to hold out where `validation` is None.
@@ -119,6 +120,8 @@ class SentimentDataModule(TokenizedDataModule):
         self.verbalizer = Verbalizer() if label_words is None else Verbalizer(tuple(label_words))
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}; give a larger number")
+        if order_seed < 0:
+            raise InputError(f"order_seed must be 0 or more, got {order_seed}; give another number")
         if limit < 0:
             raise InputError(f"limit must be 0 (all reviews) or more, got {limit}; give another number")
         if eval_batch_tokens < 0:
@@ -182,8 +185,9 @@ class SentimentDataModule(TokenizedDataModule):
         """Episodes, in an order that depends on the seed and the epoch alone."""
         source, summary = self._build_sequences(self._make_tokenizer())
         rank_zero_info(summary)
+        self._tell_of_test()
         rank, world = self._process()
-        return SequenceLoader(source, self.batch_size, rank, world, self._batches_trained)
+        return SequenceLoader(source, self.batch_size, rank, world, self._reached)
 
     def val_dataloader(self) -> "DataLoader[PromptBatch]":
         """Prompts of the validation examples."""
@@ -191,11 +195,16 @@ class SentimentDataModule(TokenizedDataModule):
 
     def test_dataloader(self) -> "DataLoader[PromptBatch]":
         """Prompts of the test examples."""
+        self._tell_of_test()
         return self._prompt_loader("test")
 
     def predict_dataloader(self) -> "DataLoader[PromptBatch]":
         """Prompts of the examples to predict."""
         return self._prompt_loader("predict")
+
+    def _tell_of_test(self) -> None:
+        if self.files.tests_on_training_file():
+            say("data.test is the training file: `test` tells how well reviews are known that were trained on, and nothing of new ones")
 
     def _build_sequences(self, tokenizer: PreTrainedTokenizerBase) -> TrainingSequences:
         """What is trained on; built once for a tokenizer and a context."""

@@ -128,39 +128,47 @@ class SequenceDataset(Dataset[TrainingSequence]):
         return self.source.get(*place)
 
 
-class SequenceSampler(DistributedSampler[Any]):
-    """(epoch, index) of the sequences of one process; Lightning sets the epoch and leaves a distributed sampler as it is."""
-
-    def __iter__(self) -> Iterator[Any]:
-        return ((self.epoch, index) for index in super().__iter__())
-
-
 class SequenceLoader(DataLoader[Any]):
-    """Batches of sequences, resumable in the middle of an epoch.
+    """Batches of sequences, resumable in the middle of an epoch and at its end.
 
     Args:
         source: what to serve.
         batch_size: sequences in a batch.
         rank, world: which process this is, of how many.
-        trained: tells how many batches of this epoch were trained on; an epoch begins after them.
+        reached: batches in an epoch → (epoch, batches of it that were trained on); an epoch begins after them. Without it the epoch is the
+            sampler's, which Lightning sets.
     """
 
-    def __init__(self, source: SequenceSource, batch_size: int, rank: int = 0, world: int = 1, trained: Callable[[], int] = int) -> None:
+    def __init__(
+        self,
+        source: SequenceSource,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        reached: Callable[[int], tuple[int, int]] | None = None,
+    ) -> None:
         dataset = SequenceDataset(source)
         # a remainder smaller than a batch would weigh its examples more, so it is dropped; the next epoch shuffles anew
-        sampler = SequenceSampler(dataset, num_replicas=world, rank=rank, shuffle=False, drop_last=len(dataset) >= world)
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            dataset, num_replicas=world, rank=rank, shuffle=False, drop_last=len(dataset) >= world
+        )
         drop_last = len(sampler) >= batch_size
         super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate_sequences, drop_last=drop_last)
-        self._trained = trained
+        self._epoch_of_sampler = lambda: (sampler.epoch, 0)
+        self._reached = reached
 
     def __iter__(self) -> Iterator[SequenceBatch]:  # type: ignore[override]
-        places: Any
-        for places in itertools.islice(self.batch_sampler or (), self._trained() % len(self), None):
-            yield collate_sequences([self.dataset[place] for place in places])
+        epoch, trained = self._place()
+        indices: Any
+        for indices in itertools.islice(self.batch_sampler or (), trained, None):
+            yield collate_sequences([self.dataset[epoch, index] for index in indices])
+
+    def _place(self) -> tuple[int, int]:
+        return self._epoch_of_sampler() if self._reached is None else self._reached(len(self))
 
     def state_dict(self) -> dict[str, int]:
         """Tells Lightning that this loader can be resumed."""
-        return {"trained": self._trained()}
+        return {"trained": self._place()[1]}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Nothing to do: Lightning's own progress, restored by then, is where the next epoch begins.

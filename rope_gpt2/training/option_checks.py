@@ -66,6 +66,11 @@ def check_run_options(config: Mapping[str, Any], command: str) -> None:
         raise InputError(f"seed_everything must lie between 0 and {LARGEST_SEED}, got {seed}; give another number")
     if command == "fit" and "://" not in str(trainer.get("default_root_dir")):
         check_folder(Path(trainer.get("default_root_dir") or "."), "--trainer.default_root_dir")
+    if command != "fit" and not config.get("ckpt_path") and config["model"].get("init_from") is None:
+        raise InputError(f"{command} needs weights; give --ckpt_path (a .ckpt file, last or best) or --model.init_from")
+    batches = trainer.get("limit_predict_batches")
+    if command == "predict" and (trainer.get("fast_dev_run") or not (batches is None or (isinstance(batches, float) and batches == 1))):
+        raise InputError("predict writes all rows; leave trainer.limit_predict_batches and fast_dev_run out, and take data.limit for fewer")
     endless = trainer.get("max_epochs") == -1 and trainer.get("max_steps") == -1
     if command == "fit" and endless and trainer.get("max_time") is None:
         raise InputError("the schedule needs an end, got trainer.max_epochs -1; give trainer.max_epochs or trainer.max_steps")

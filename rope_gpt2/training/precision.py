@@ -8,6 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 FLOAT32 = "32-true"
+HALF_MIXED = ("16", "16-mixed")  # on a CPU Lightning computes in bfloat16 for them
 X86 = ("x86_64", "amd64", "i686")
 
 
@@ -27,13 +28,14 @@ def bearable_precision(precision: str | int | None, accelerator: str) -> str | i
     """The precision that a run is asked for, or `32-true` in the place of bfloat16 on a CPU that has no instructions for it.
 
     float32 rounds less and holds all that bfloat16 does, so that a recipe written for bfloat16 trains alike; it takes more memory.
+    16-mixed counts as bfloat16, which Lightning takes for it on a CPU.
 
     Args:
         precision: as Lightning's Trainer takes it.
         accelerator: as Lightning's Trainer takes it; auto is a CPU where torch finds nothing else.
     """
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    return FLOAT32 if on_cpu and str(precision).startswith("bf16") and not has_bfloat16() else precision
+    return FLOAT32 if on_cpu and (str(precision).startswith("bf16") or str(precision) in HALF_MIXED) and not has_bfloat16() else precision
 
 
 class Float32ForBfloat16(TorchFunctionMode):

@@ -45,6 +45,11 @@ class ReviewFiles:
             self._files[path] = read_examples(path, self.clean_html)
         return path, self._files[path]
 
+    def tests_on_training_file(self) -> bool:
+        """Whether `test` is the training file itself, whose reviews are not left out of training."""
+        train, test = self.options["train"], self.options["test"]
+        return test is not None and resolve_data(test, "validation").resolve() == resolve_data(str(train), "train").resolve()
+
     def training_split(self) -> tuple[list[Example], list[Example]]:
         """Training examples and those held out (none with a validation CSV), without any text of an evaluated file."""
         train, validation = self.options["train"], self.options["validation"]

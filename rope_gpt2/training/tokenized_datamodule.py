@@ -81,15 +81,32 @@ class TokenizedDataModule(L.LightningDataModule):
         """(rank, number of processes); a data module without a trainer serves everything."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _batches_trained(self) -> int:
-        """Batches of the running epoch that the weights have seen."""
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer is not None else None
-        return int(progress.current.processed) if progress is not None else 0
+    def _reached(self, batches: int) -> tuple[int, int]:
+        """(epoch, batches of it that the weights have seen), by the batches of the whole run.
+
+        Lightning's own count of epochs is one ahead, or begins an epoch in its middle, where a run with `max_steps` goes on from a
+        checkpoint that was written at an epoch's end.
+
+        Args:
+            batches: in an epoch, of which `trainer.limit_train_batches` may leave some out.
+        """
+        if self.trainer is None:
+            return 0, 0
+        loop = self.trainer.fit_loop
+        progress: Any = loop.epoch_loop.batch_progress
+        return divmod(int(progress.total.processed), max(1, int(min(batches, loop.max_batches))))
 
     def _context(self) -> int:
-        if self.max_length is not None:
-            return self.max_length
-        return int(self.trainer.lightning_module.hparams["n_positions"]) if self.trainer is not None else 1024
+        """Tokens in a sequence, at most."""
+        options = self.trainer.lightning_module.hparams if self.trainer is not None else {"n_positions": 1024}
+        if self.max_length is None:
+            return int(options["n_positions"])
+        if options.get("position_encoding") == "learned" and self.max_length > options["n_positions"]:
+            raise InputError(
+                f"data.max_length must be at most {options['n_positions']}, model.n_positions, the length of the learned position table, "
+                f"got {self.max_length}; lower the one or raise the other"
+            )
+        return self.max_length
 
 
 def _stored_tokenizer(path: Any) -> str | None:

@@ -76,6 +76,30 @@ def test_saving_again_replaces_and_a_failure_leaves_what_stood_there(model, toke
     assert (folder / "model.safetensors").read_bytes() != before
 
 
+def test_saving_again_keeps_what_lies_beside_the_model(model, tokenizer, tmp_path: Path):
+    folder = tmp_path / "model"
+    save_pretrained(model, tokenizer, folder)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (folder / "notes.md").write_text("mine")
+    (folder / "newest.md").symlink_to("notes.md")
+    save_pretrained(model, tokenizer, folder)
+    assert (folder / ".git" / "HEAD").read_text() == "ref: refs/heads/main"
+    assert (folder / "newest.md").readlink() == Path("notes.md")
+    assert (folder / "notes.md").read_text() == "mine"
+
+
+def test_saving_through_a_link_replaces_what_it_points_to(model, tokenizer, tmp_path: Path):
+    save_pretrained(model, tokenizer, tmp_path / "model")
+    (tmp_path / "link").symlink_to("model")
+    with torch.no_grad():
+        model.transformer.wte.weight.add_(1.0)
+    save_pretrained(model, tokenizer, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert torch.equal(load_checkpoint(str(tmp_path / "model"))[0].get_input_embeddings().weight, model.transformer.wte.weight)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "model"]
+
+
 def test_a_slip_in_a_name_is_told_without_asking_the_hub(model, tokenizer, tmp_path: Path, monkeypatch):
     asked = []
 

@@ -33,7 +33,7 @@ def test_bfloat16_is_found_where_the_kernel_lists_it():
     assert rooms.has_bfloat16() == (torch.backends.mkldnn.is_available() and not {"avx512_bf16", "amx_tile"}.isdisjoint(flags))
 
 
-@pytest.mark.parametrize("asked", ["bf16-mixed", "bf16-true", "bf16"])
+@pytest.mark.parametrize("asked", ["bf16-mixed", "bf16-true", "bf16", "16-mixed", 16])
 @pytest.mark.parametrize("accelerator", ["cpu", "auto"])
 def test_a_cpu_without_bfloat16_computes_in_float32(without_bfloat16, without_accelerator, asked: str, accelerator: str):
     assert rooms.bearable_precision(asked, accelerator) == "32-true"
@@ -49,7 +49,7 @@ def test_bfloat16_by_name_is_obeyed_with_a_line_about_its_speed(without_bfloat16
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("asked", ["32-true", "16-mixed", "64-true", 32, None])
+@pytest.mark.parametrize("asked", ["32-true", "16-true", "64-true", 32, None])
 def test_other_precisions_are_kept_there(without_bfloat16, without_accelerator, asked: str | int | None):
     assert rooms.bearable_precision(asked, "auto") == asked
 

@@ -6,6 +6,10 @@ from typing import Any
 import pytest
 import torch
 from running import call, fit_arguments
+from safetensors.torch import load_file
+
+from rope_gpt2.training import cli
+from rope_gpt2.training.sharding import META
 
 
 def last_of(folder: Path, version: int) -> Path:
@@ -56,6 +60,48 @@ def test_best_is_the_best_that_the_newest_run_knows_of(tmp_path: Path, capsys):
     first.rename(moved)
     assert call(validate_arguments(moved, "best")) == 0
     assert f"--ckpt_path best: {moved / best.relative_to(first)}\n" in capsys.readouterr().err
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "pretrained" / "model.safetensors")
+
+
+def test_a_run_that_goes_on_in_a_moved_folder_exports_the_best_of_the_run_before(tmp_path: Path):
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    assert call(fit_arguments(first)) == 0
+    first.rename(moved)
+    still = fit_arguments(moved, trainer__max_epochs="3", model__learning_rate="0")  # nothing better comes
+    assert call([*still, "--ckpt_path", "last"]) == 0
+    assert all(torch.equal(weight, weights(moved / "version_0")[name]) for name, weight in weights(moved / "version_1").items())
+
+
+def test_where_the_best_is_gone_the_last_weights_are_exported_with_a_word(tmp_path: Path, capsys):
+    assert call(fit_arguments(tmp_path)) == 0
+    (best,) = (tmp_path / "version_0" / "checkpoints").glob("best-*.ckpt")
+    best.unlink()
+    still = fit_arguments(tmp_path, trainer__max_epochs="3", model__learning_rate="0")
+    assert call([*still, "--ckpt_path", "last"]) == 0
+    assert f"{best}, the best checkpoint, is gone; the last weights are exported in its place" in capsys.readouterr().err
+    last = stored(last_of(tmp_path, 1))["state_dict"]
+    assert all(torch.equal(weight, last[f"model.{name}"]) for name, weight in weights(tmp_path / "version_1").items())
+
+
+def test_a_sharded_checkpoint_and_a_file_are_not_taken_for_one_another(
+    fitted: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    whole = fitted / "checkpoints" / "last.ckpt"
+    shards = tmp_path / "last.ckpt"
+    shards.mkdir()
+    torch.save({name: value for name, value in stored(whole).items() if name not in ("state_dict", "optimizer_states")}, shards / META)
+    monkeypatch.setattr(cli, "check_shards", lambda _: None)
+    for command in (fit_arguments(tmp_path / "runs"), validate_arguments(tmp_path, "")[:-2]):
+        assert call([*command, "--ckpt_path", str(shards)]) == 2
+        assert (
+            f"error: {shards}: is a sharded checkpoint, which a fit with --trainer.strategy fsdp2 goes on from" in capsys.readouterr().err
+        )
+    assert call([*fit_arguments(tmp_path / "runs", trainer__strategy="fsdp2"), "--ckpt_path", str(whole)]) == 2
+    assert f"error: {whole}: is no sharded checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_a_best_or_any_checkpoint_scoring_is_refused(tmp_path: Path, capsys):
