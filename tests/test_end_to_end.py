@@ -11,6 +11,7 @@ import torch
 from running import DEMO, call, predictions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rope_gpt2 import __version__
 from rope_gpt2.fewshot import scoring
 from rope_gpt2.fewshot.verbalizer import Verbalizer
 from rope_gpt2.training import fewshot_module
@@ -92,6 +93,7 @@ def test_manifest_tells_what_is_needed_to_run_it_again(evaluated: Path):
     assert (plan["shots"], plan["seeds"], plan["precision"]) == ([0, 2], 2, "32-true")
     assert "model.safetensors" in plan["checkpoint"]["sha256"]
     assert {"torch", "lightning", "transformers", "python"} <= set(plan["versions"])
+    assert plan["versions"]["rope-gpt2"] == __version__
 
 
 def test_the_report_is_computed_again_without_the_model(fitted: Path, tmp_path: Path):

@@ -105,6 +105,23 @@ def test_a_run_is_not_resumed_with_other_options(fitted: Path, tmp_path: Path, c
     assert before == {path.name: path.read_bytes() for path in (tmp_path / ".partial").rglob("*.*")}
 
 
+def test_a_finished_run_is_not_replaced_by_resuming_it_with_other_options(fitted: Path, undisturbed, tmp_path: Path, capsys):
+    assert call(["evaluate", *arguments(fitted, tmp_path)]) == 0
+    assert call(["evaluate", *arguments(fitted, tmp_path, "--resume", "--seeds", "2")]) == 2
+    assert "another seeds (3, now 2)" in capsys.readouterr().err
+    assert files(tmp_path) == undisturbed
+    assert not (tmp_path / ".partial").exists()
+
+
+def test_beginning_anew_tells_of_the_scores_that_it_drops(fitted: Path, undisturbed, tmp_path: Path, capsys):
+    kill_after(fitted, tmp_path, pieces=2)
+    assert call(["evaluate", *arguments(fitted, tmp_path)]) == 0
+    assert f"--output {tmp_path}: what an interrupted run had scored there is dropped; --resume goes on" in capsys.readouterr().err
+    assert files(tmp_path) == undisturbed
+    assert call(["evaluate", *arguments(fitted, tmp_path)]) == 0  # a finished run is replaced without a word
+    assert "dropped" not in capsys.readouterr().err
+
+
 def test_two_runs_do_not_write_into_one_folder(fitted: Path, undisturbed: dict[str, bytes], tmp_path: Path, capsys):
     command = [sys.executable, "evaluate.py", *arguments(fitted, tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -19,8 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from rope_gpt2.commands.console import stdout_console
 from rope_gpt2.commands.model_names import describe_model
 from rope_gpt2.commands.parser import Parser
 from rope_gpt2.errors import InputError
@@ -110,7 +109,7 @@ def _pair(a: Run, b: Run, common: bool) -> RowPairs:
 
 
 def _print(a: Run, b: Run, comparison: RunComparison, said: Sequence[str], warned: Sequence[str]) -> None:
-    console = Console()
+    console = stdout_console()
     lines = [f"{name}: {run['folder']} ({run['checkpoint']} on {run['data']})" for name, run in (("A", _describe(a)), ("B", _describe(b)))]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

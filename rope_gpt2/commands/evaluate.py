@@ -14,9 +14,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rope_gpt2.commands.console import stdout_console
 from rope_gpt2.commands.context import choose_context
 from rope_gpt2.commands.devices import choose_device
 from rope_gpt2.commands.evaluate_options import MINI, read_options
@@ -187,7 +187,7 @@ def _score(
 def _report(options: argparse.Namespace, output: Path, seconds: float) -> None:
     run = read_run(output)
     metrics = write_report(run, options.calibration, pages=options.report)
-    console = Console()
+    console = stdout_console()
     console.print(summary_table(metrics, f"{describe_model(vars(options))} on {options.data}, {options.scoring}"))
     for note in notes(metrics, run.scores.conditions):
         console.print(note, soft_wrap=True, markup=False)

@@ -70,12 +70,14 @@ def label(arguments: Sequence[str]) -> int:
     output = Path(options.output)
     silence_notices()
     exclude = [str(resolve_data(name, "validation")) for name in options.exclude]
+    sources = find_sources(options.text, {})
+    read_files = [*map(Path, exclude), *(file for source in sources for file in source.files)]
     stream = DocumentStream(
-        find_sources(options.text, {}),
+        sources,
         Reading(column=options.column, drop=tuple(options.drop)),
         find_sources(exclude, {}) if exclude else [],
     )
-    check_writable(output, "--output")
+    check_writable(output, "--output", read_files)
     model, tokenizer = load_checkpoint(options.checkpoint)
     apply_rope_options(options, model)
     accelerator, precision = choose_device(options.device, options.precision)

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from rope_gpt2.commands.console import stdout_console
 from rope_gpt2.commands.devices import choose_device
 from rope_gpt2.commands.model_names import ROPE_BOUNDS, describe_model
 from rope_gpt2.commands.parser import Parser
@@ -78,9 +78,10 @@ def length(arguments: Sequence[str]) -> int:
     _check(options)
     silence_notices()
     sources = find_sources(options.text)
-    check_writable(Path(options.output), "--output")
+    read_files = [file for source in sources for file in source.files]
+    check_writable(Path(options.output), "--output", read_files)
     if options.plot:
-        check_writable(Path(options.plot), "--plot")
+        check_writable(Path(options.plot), "--plot", read_files)
     model, tokenizer = load_checkpoint(options.checkpoint)
     plan = _plan(options, model)
     reading = Reading(column=options.column, document=options.document)
@@ -200,7 +201,7 @@ def _print(options: argparse.Namespace, study: Study) -> None:
             cells += [str(result.tokens), _perplexity(result.perplexity), _interval(result.interval, _perplexity)]
             cells += ["" if result.ratio is None else _ratio(result.ratio), _interval(result.ratio_interval, _ratio)]
         table.add_row(*cells)
-    console = Console()
+    console = stdout_console()
     console.print(table)
     failed = (f"Not measured: {result.error}." for result in study.results if result.error)
     lines = list(dict.fromkeys(failed))

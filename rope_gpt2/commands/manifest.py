@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rope_gpt2 import __version__
 from rope_gpt2.commands.rope_options import record_rope
 from rope_gpt2.training.loaders import PromptPlan
 
@@ -18,7 +19,7 @@ from rope_gpt2.training.loaders import PromptPlan
 # another order each time
 CPU_REPEATABLE = "to the bit, with the same plan, machine and number of threads"
 GPU_REPEATABLE = "to rounding: PyTorch does not promise that a GPU's kernels sum in the same order each time"
-_PACKAGES = ("rope-gpt2", "torch", "lightning", "transformers", "tokenizers", "numpy")
+_PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy")
 _OPTIONS = ("shots", "seeds", "orders", "demonstration_labels", "selection", "template", "label_words", "scoring")
 
 
@@ -53,7 +54,11 @@ def record_plan(options: argparse.Namespace, plan: PromptPlan, files: dict[str, 
         "batch_tokens": plan.batch_tokens,
         "accelerator": accelerator,
         "precision": precision,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "rope-gpt2": __version__,  # of the code that runs; what pip knows of an editable installation may be older
+            **{name: version(name) for name in _PACKAGES},
+        },
     }
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
+from rope_gpt2.commands.console import stdout_console
 from rope_gpt2.commands.model_names import describe_model
 from rope_gpt2.commands.parser import Parser
 from rope_gpt2.errors import InputError
@@ -50,7 +49,7 @@ def report(arguments: Sequence[str]) -> int:
     run = read_run(Path(options.folder))
     metrics = write_report(run, getattr(options, "calibration", None))
     info = describe_run(run)
-    console = Console()
+    console = stdout_console()
     console.print(summary_table(metrics, f"{info.model} on {info.data}"))
     console.print(metrics.verdict, soft_wrap=True, highlight=False, markup=False)
     console.print(f"{METRICS}, {PAGE}, {PLOTS}/ in {run.folder}", soft_wrap=True, markup=False)

@@ -49,8 +49,8 @@ def words(arguments: Sequence[str]) -> int:
     if options.count < 1:
         raise InputError(f"--count must be at least 1, got {options.count}; 60000 is usual")
     output = Path(options.output)
-    check_writable(output, "--output")
     names = {"train": options.train, "validation": options.validation, "test": options.test}
+    check_writable(output, "--output", [name for name in names.values() if name])
     examples, _ = ReviewFiles(names, options.holdout, options.order_seed, limit=0, clean_html=None).training_split()
     print(f"counting the words and letters of {len(examples)} reviews; of SST-2's that takes a minute", flush=True)
     sequences = random_sequences(examples, options.count, options.seed)

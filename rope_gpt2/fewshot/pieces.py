@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def begin(folder: Path, plan: dict[str, Any], resume: bool) -> Pieces:
         _lock(folder)
         if partial.exists() and not (partial / PLAN).is_file() and not list(partial.glob("*/window*.parquet")) and any(partial.iterdir()):
             raise InputError(f"--output {folder}: its {PARTIAL} is none of this package's; move it away or choose another folder")
-        begun = _read_plan(folder) if resume else None
+        begun = (_read_plan(folder) or finished_plan(folder)) if resume else None
         if begun is not None:
             if differing := sorted(name for name in {*plan, *begun} if plan.get(name) != begun.get(name)):
                 name = differing[0]
@@ -160,6 +161,8 @@ def begin(folder: Path, plan: dict[str, Any], resume: bool) -> Pieces:
                     "another --output"
                 )
         else:
+            if next(partial.glob("*/window*.parquet"), None) is not None:
+                print(f"--output {folder}: what an interrupted run had scored there is dropped; --resume goes on with it", file=sys.stderr)
             shutil.rmtree(partial, ignore_errors=True)
             write_json(plan, partial / PLAN)
         shutil.rmtree(partial / JOINED, ignore_errors=True)  # written anew as a whole; `publish` takes all that stands there

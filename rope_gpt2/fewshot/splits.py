@@ -25,6 +25,11 @@ def hold_out(examples: Sequence[Example], count: int, seed: int, min_words: int 
         (training examples, held-out examples), both in the order of `examples`.
     """
     long_enough = [index for index, example in enumerate(examples) if len(example.review.split()) >= min_words]
+    if len(long_enough) < 2:
+        raise InputError(
+            f"no review can be held out: {len(long_enough)} of {len(examples)} have {min_words} words or more, 2 are needed; "
+            "give more reviews, or a validation CSV"
+        )
     if not 0 < count <= len(long_enough) // 2:
         raise InputError(
             f"holdout must lie between 1 and {len(long_enough) // 2}, half of the reviews of at least {min_words} words, got {count}; "

@@ -24,7 +24,7 @@ from rope_gpt2.training.module import OWN_OPTIONS, RopeGPT2Module
 from rope_gpt2.training.option_checks import check_config_files, check_run_options
 from rope_gpt2.training.precision import bearable_precision
 from rope_gpt2.training.prediction_writer import PredictionWriter
-from rope_gpt2.training.run_checkpoints import RUN_CHECKPOINTS, best_of_run, last_of_newest_run, say
+from rope_gpt2.training.run_checkpoints import RUN_CHECKPOINTS, best_of_run, last_of_newest_run, say, seed_of_run
 from rope_gpt2.training.saving import BestCheckpoint, LastCheckpoint, WholeFileIO
 from rope_gpt2.training.sharding import FSDP2, META, ShardedStrategy, check_shards
 from rope_gpt2.training.tokenized_datamodule import TokenizedDataModule
@@ -79,6 +79,8 @@ class SentimentCLI(LightningCLI):
         path, data = checkpoint_path(first[name], name), first[name].get("data")
         stored = stored_options(Path(path)) if path and path not in LIGHTNINGS else {}
         defaults = {f"model.{option}": value for option, value in stored.items()}
+        seed = seed_of_run(Path(path)) if name == "fit" and stored and path else None
+        defaults |= {} if seed is None else {"seed_everything": seed}
         if data is not None:
             defaults |= {"data": {"class_path": data["class_path"]}}
             defaults |= TEXT_DEFAULTS if data["class_path"].endswith(f".{CorpusDataModule.__name__}") else {}
@@ -90,6 +92,9 @@ class SentimentCLI(LightningCLI):
         if path and path not in LIGHTNINGS:
             check_kind(Path(path), self.config[name]["trainer"]["strategy"] if name == "fit" else None)
         keep_shape(self.config[name]["model"], stored)
+        if seed is not None and self.config[name]["seed_everything"] != seed:
+            given = self.config[name]["seed_everything"]
+            say(f"seed_everything {given}: the run of ckpt_path had {seed}, with which the weights would be those of an undisturbed run")
         check_run_options(self.config[name], name)
 
     def _parse_ckpt_path(self) -> None:

@@ -68,6 +68,8 @@ def check_run_options(config: Mapping[str, Any], command: str) -> None:
         check_folder(Path(trainer.get("default_root_dir") or "."), "--trainer.default_root_dir")
     if command != "fit" and not config.get("ckpt_path") and config["model"].get("init_from") is None:
         raise InputError(f"{command} needs weights; give --ckpt_path (a .ckpt file, last or best) or --model.init_from")
+    if trainer.get("overfit_batches"):
+        raise InputError("trainer.overfit_batches cannot be had here; take trainer.limit_train_batches")
     batches = trainer.get("limit_predict_batches")
     if command == "predict" and (trainer.get("fast_dev_run") or not (batches is None or (isinstance(batches, float) and batches == 1))):
         raise InputError("predict writes all rows; leave trainer.limit_predict_batches and fast_dev_run out, and take data.limit for fewer")

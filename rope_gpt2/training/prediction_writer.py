@@ -16,6 +16,7 @@ from rope_gpt2.fewshot.prompts import Prompt
 from rope_gpt2.fewshot.run_folder import write_predictions
 from rope_gpt2.fewshot.scoring import ScoredBatch, join
 from rope_gpt2.training.stopping import StopSignals
+from rope_gpt2.training.whole_files import check_no_source
 
 
 class ScoreWriter(BasePredictionWriter):
@@ -88,6 +89,8 @@ class PredictionWriter(ScoreWriter):
         """Begin with no piece."""
         if os.path.isdir(self.output):  # False for a name that is too long
             raise InputError(f"{self.output}: is a folder; give the path of a CSV to write")
+        files = trainer.datamodule.files.options.values()  # type: ignore[attr-defined]
+        check_no_source(self.output, "--predictions.output", [name for name in files if name])
         try:
             if trainer.is_global_zero:
                 shutil.rmtree(self.pieces.folder, ignore_errors=True)
@@ -108,6 +111,7 @@ class PredictionWriter(ScoreWriter):
             except OSError as error:
                 raise InputError(f"{self.output}: cannot be written ({error.strerror}); make room or choose another output") from error
             shutil.rmtree(self.pieces.folder)
+            print(f"{plan.num_prompts} predictions written to {self.output}")
         trainer.strategy.barrier("predictions joined")
         super().on_predict_end(trainer, pl_module)
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rope_gpt2.errors import InputError
@@ -51,6 +52,16 @@ def still_there(named: Path, last: Path | None) -> Path | None:
     """A checkpoint, by its name beside `last`, for the folder of a run may have been moved, else where it was; None where it is gone."""
     places = ([last.with_name(named.name)] if last is not None else []) + [named]
     return next((path for path in places if path.exists()), None)
+
+
+def seed_of_run(path: Path) -> int | None:
+    """`seed_everything` of the run that wrote a checkpoint, by the `config.yaml` of its folder; None where there is none."""
+    try:
+        config = yaml.safe_load((path.parent.parent / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    seed = config.get("seed_everything") if isinstance(config, dict) else None
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
 @rank_zero_only

@@ -106,6 +106,8 @@ class TrainingRecipe:
         )
         if left_out:
             summary += f". Left out, for they overlap with held-out or evaluated reviews: {', '.join(left_out)}"
+        if self.more_train and overlapping and len(examples) <= len(train):
+            summary += "; nothing of data.more_train is left to train on"
         return TrainingSequences(source, summary)
 
     def read(self, train: Sequence[Example], judged: Sequence[str]) -> tuple[list[Example], int]:

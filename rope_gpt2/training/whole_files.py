@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -40,12 +40,18 @@ def open_whole(path: Path, option: str) -> Iterator[IO[str]]:
                 beside.unlink()
 
 
-def check_writable(path: Path, option: str) -> None:
+def check_writable(path: Path, option: str, sources: Iterable[str | Path] = ()) -> None:
     """Say now what `open_whole` would say when the work is done; a file that is there stays as it is, and no folder is left.
 
+    Args:
+        path: where a file will go.
+        option: what names the place, for the message.
+        sources: files that are read, or names of something else.
+
     Raises:
-        InputError: if a folder stands there, or no file can be written beside it.
+        InputError: if a folder stands there, one of the sources does, or no file can be written beside it.
     """
+    check_no_source(path, option, sources)
     if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
         return  # the first of several processes looks: another would take away the folders that it has begun to write into
     missing: list[Path] = []
@@ -64,6 +70,17 @@ def check_writable(path: Path, option: str) -> None:
         for folder in missing:  # the innermost first
             with suppress(OSError):
                 folder.rmdir()
+
+
+def check_no_source(path: Path, option: str, sources: Iterable[str | Path]) -> None:
+    """Refuse to write what is read.
+
+    Raises:
+        InputError: if `path` is one of the sources, by whatever name.
+    """
+    with suppress(OSError):  # a name that is too long, say
+        if path.exists() and any(os.path.exists(source) and path.samefile(source) for source in sources):
+            raise InputError(f"{path}: is source and target at once; name another file with {option}")
 
 
 def check_folder(folder: Path, option: str) -> None:

@@ -111,3 +111,8 @@ def test_memory_grows_no_faster_than_the_reviews():
         return bytes_at_most
 
     assert peak(240) < 8 * peak(60)  # four times the words
+
+
+def test_where_no_review_is_long_enough_the_sentence_says_so():
+    with pytest.raises(InputError, match=r"^no review can be held out: 1 of 3 have 8 words or more, 2 are needed; give more reviews"):
+        hold_out([Example(row, text, "positive") for row, text in enumerate(("fine", "good " * 9, "dull"), start=1)], 1, 0, 8)

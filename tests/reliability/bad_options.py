@@ -101,6 +101,7 @@ FIT_OPTIONS = {
     "--trainer.max_epochs many": ("trainer.max_epochs", "many"),
     "--trainer.max_epochs -1": ("the schedule needs an end",),
     "--trainer.max_epochs -7": ("max_epochs", "-7"),
+    "--trainer.overfit_batches 1": ("trainer.overfit_batches cannot be had here",),
     "--trainer.devices 0": ("devices", "0"),
     "--trainer.precision 8": ("trainer.precision", "8"),
     "--trainer.accelerator abacus": ("abacus",),
@@ -185,6 +186,18 @@ OTHERS = [
     Bad("label: a text that is no archive", LABEL.replace("text.txt", "text.txt.gz"), ("text.txt.gz",), {"text.txt.gz": "plain"}),
     Bad("label: a text of an unknown kind", LABEL.replace("text.txt", "text.doc"), ("text.doc: is of no kind",), {"text.doc": "plain"}),
     Bad("label: lines that are no JSON", LABEL.replace("text.txt", "text.jsonl"), ("text.jsonl",), {"text.jsonl": '{"text": "a"\n[\n'}),
+    Bad(
+        "label: the text is the output", LABEL.replace("out/labelled.csv", "./text.txt"), ("text.txt: is source and target at once",), TEXT
+    ),
+    Bad(
+        "length: the text is the output", LENGTH.replace("out/length.json", "./text.txt"), ("text.txt: is source and target at once",), TEXT
+    ),
+    Bad(
+        "words: the reviews are the output",
+        "words --train data/demo.csv --output data/demo.csv",
+        ("is source and target at once",),
+    ),
+    Bad("predict: the reviews are the output", PREDICT.replace("out/predictions.csv", "data/demo.csv"), ("is source and target at once",)),
     Bad("label: a column that is missing", f"{LABEL} --column body".replace("text.txt", "data/demo.csv"), ("column 'body' is missing",)),
     Bad("length: a length that is no number", f"{LENGTH} --lengths nan", ("--lengths", "nan"), TEXT),
     Bad("length: a text shorter than a window", LENGTH, ("tokens",), {"text.txt": "A film.\n"}),

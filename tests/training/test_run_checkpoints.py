@@ -86,6 +86,22 @@ def test_where_the_best_is_gone_the_last_weights_are_exported_with_a_word(tmp_pa
     assert all(torch.equal(weight, last[f"model.{name}"]) for name, weight in weights(tmp_path / "version_1").items())
 
 
+def test_the_seed_of_the_run_before_is_kept_where_none_is_given(tmp_path: Path, capsys):
+    plateau = {"model__schedule": "wsd", "model__decay_fraction": "0", "model__warmup_steps": "0", "model__dropout": "0.2"}
+    assert call([*fit_arguments(tmp_path / "whole", trainer__max_steps="5", **plateau), "--seed_everything", "7"]) == 0
+    assert call([*fit_arguments(tmp_path / "parts", trainer__max_steps="3", **plateau), "--seed_everything", "7"]) == 0
+    goes_on = [*fit_arguments(tmp_path / "parts", trainer__max_steps="5", **plateau), "--ckpt_path", str(last_of(tmp_path / "parts", 0))]
+    capsys.readouterr()
+    assert call(goes_on) == 0
+    assert "seed_everything" not in capsys.readouterr().err
+    ours, theirs = stored(last_of(tmp_path / "parts", 1))["state_dict"], stored(last_of(tmp_path / "whole", 0))["state_dict"]
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+    assert call([*goes_on, "--seed_everything", "8"]) == 0
+    assert "seed_everything 8: the run of ckpt_path had 7, with which" in capsys.readouterr().err
+    other = stored(last_of(tmp_path / "parts", 2))["state_dict"]
+    assert not all(torch.equal(weight, theirs[name]) for name, weight in other.items())  # the seed matters here
+
+
 def test_a_sharded_checkpoint_and_a_file_are_not_taken_for_one_another(
     fitted: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ):
