@@ -21,7 +21,7 @@ from rope_gpt2.model.tokenizer import load_tokenizer, tokenizer_from_json
 from rope_gpt2.training.architecture import model_config
 from rope_gpt2.training.checkpoint_parts import check_finite, model_weights
 from rope_gpt2.training.model_folders import in_a_line, load_model_folder
-from rope_gpt2.training.run_checkpoints import say, still_there
+from rope_gpt2.training.run_checkpoints import first_there, say
 from rope_gpt2.training.sharding import META, is_sharded, read_sharded_weights, whole_copy
 from rope_gpt2.training.whole_files import check_writable
 
@@ -188,7 +188,8 @@ class ExportPretrained(Callback):
         if not named:
             return None
         went_on_from = getattr(trainer.datamodule, "ckpt_path", None)  # type: ignore[attr-defined]
-        best = still_there(Path(named), Path(went_on_from) if went_on_from else None)
+        beside = [Path(went_on_from).with_name(Path(named).name)] if went_on_from else []  # where that run's folder was moved
+        best = first_there(Path(named), *beside)
         if best is None:
             say(f"{named}, the best checkpoint, is gone; the last weights are exported in its place")
         return best

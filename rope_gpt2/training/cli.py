@@ -47,6 +47,7 @@ TEXT_DEFAULTS = {  # of a data module of plain text, which has no accuracy
     "early_stopping.mode": "min",
 }
 ROOT = "logs"  # where run folders stand by default
+POSITIONS = frozenset({"position_encoding", "rope_type", "rope_theta", "rope_factor", "partial_rotary_factor"})
 LIGHTNINGS = ("hpc", "registry")  # words for a checkpoint that Lightning finds itself
 
 
@@ -91,7 +92,7 @@ class SentimentCLI(LightningCLI):
             self.config["predict"]["return_predictions"] = False  # they stream to disk, and memory stays flat
         if path and path not in LIGHTNINGS:
             check_kind(Path(path), self.config[name]["trainer"]["strategy"] if name == "fit" else None)
-        keep_shape(self.config[name]["model"], stored)
+        keep_shape(self.config[name]["model"], stored, name)
         if seed is not None and self.config[name]["seed_everything"] != seed:
             given = self.config[name]["seed_everything"]
             say(f"seed_everything {given}: the run of ckpt_path had {seed}, with which the weights would be those of an undisturbed run")
@@ -142,24 +143,26 @@ def how_to_go_on(trainer: L.Trainer) -> str:
     return f"go on with the same command and --ckpt_path {saved}" if saved else "no checkpoint was written yet: start again"
 
 
-def keep_shape(model: Any, stored: Mapping[str, Any]) -> None:
-    """Give a run that goes on the shape and the optimizer of its checkpoint; all else is as the command line says.
+def keep_shape(model: Any, stored: Mapping[str, Any], command: str) -> None:
+    """Give a run that goes on, or scores, the shape and the optimizer of its checkpoint; all else is as the command line says.
 
     Args:
         model: options of the command line; changed in place.
         stored: options in the checkpoint; none for a run that begins.
+        command: fit, or one that scores, for which a YAML of another size is no matter, but another rotation would be believed in.
 
     Raises:
         InputError: where the command line asks for another shape.
     """
+    remedy = "start anew with model.init_from" if command == "fit" else "score with evaluate.py, whose --rope-type switches a scaling on"
     told = set(stored) - OWN_OPTIONS - {"init_from", "new_words"}
     if stored and model["init_from"] is not None:  # the run took its shape from there, whatever the command line said
         told &= {"n_positions", "optimizer", "embedding_rate"}
+    if command != "fit":
+        told &= POSITIONS
     for name in stored.keys() - OWN_OPTIONS:
         if name in told and model[name] != stored[name]:
-            raise InputError(
-                f"the run of ckpt_path has model.{name} {stored[name]}, got {model[name]}; leave it out, or start anew with model.init_from"
-            )
+            raise InputError(f"the run of ckpt_path has model.{name} {stored[name]}, got {model[name]}; leave it out, or {remedy}")
         model[name] = stored[name]
 
 

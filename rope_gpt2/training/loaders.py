@@ -154,7 +154,6 @@ class SequenceLoader(DataLoader[Any]):
         )
         drop_last = len(sampler) >= batch_size
         super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate_sequences, drop_last=drop_last)
-        self._epoch_of_sampler = lambda: (sampler.epoch, 0)
         self._reached = reached
 
     def __iter__(self) -> Iterator[SequenceBatch]:  # type: ignore[override]
@@ -164,7 +163,10 @@ class SequenceLoader(DataLoader[Any]):
             yield collate_sequences([self.dataset[epoch, index] for index in indices])
 
     def _place(self) -> tuple[int, int]:
-        return self._epoch_of_sampler() if self._reached is None else self._reached(len(self))
+        if self._reached is not None:
+            return self._reached(len(self))
+        sampler: Any = self.sampler
+        return sampler.epoch, 0
 
     def state_dict(self) -> dict[str, int]:
         """Tells Lightning that this loader can be resumed."""

@@ -42,15 +42,14 @@ def best_of_run(last: Path) -> Path:
     stored = torch.load(last / META if last.is_dir() else last, map_location="meta", weights_only=True, mmap=True)
     states = [state for key, state in dict(stored.get("callbacks") or {}).items() if str(key).startswith(BestCheckpoint.__qualname__)]
     named = Path(str(dict(states[0]).get("best_model_path") or "")) if states else Path()
-    best = still_there(named, last) if named.name else None
+    best = first_there(last.with_name(named.name), named) if named.name else None  # the folder may have been moved
     if best is None:
         raise InputError(f"--ckpt_path best: {last} knows of none that is still there; validate while fitting, or give last or a path")
     return best
 
 
-def still_there(named: Path, last: Path | None) -> Path | None:
-    """A checkpoint, by its name beside `last`, for the folder of a run may have been moved, else where it was; None where it is gone."""
-    places = ([last.with_name(named.name)] if last is not None else []) + [named]
+def first_there(*places: Path) -> Path | None:
+    """The first of the places where something is; None where nothing is."""
     return next((path for path in places if path.exists()), None)
 
 

@@ -1,6 +1,7 @@
 """--ckpt_path last and best: checkpoints of the newest run of a folder."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from running import call, fit_arguments
 from safetensors.torch import load_file
 
 from rope_gpt2.training import cli
+from rope_gpt2.training.checkpoints import ExportPretrained
 from rope_gpt2.training.sharding import META
 
 
@@ -73,6 +75,18 @@ def test_a_run_that_goes_on_in_a_moved_folder_exports_the_best_of_the_run_before
     still = fit_arguments(moved, trainer__max_epochs="3", model__learning_rate="0")  # nothing better comes
     assert call([*still, "--ckpt_path", "last"]) == 0
     assert all(torch.equal(weight, weights(moved / "version_0")[name]) for name, weight in weights(moved / "version_1").items())
+
+
+def test_the_best_of_a_run_itself_comes_before_one_of_that_name_in_the_run_before(tmp_path: Path):
+    before, own = (tmp_path / f"version_{version}" / "best-step=5.ckpt" for version in (0, 1))
+    for path in (before, own):
+        path.parent.mkdir()
+        path.touch()
+    data = SimpleNamespace(ckpt_path=str(before.with_name("last.ckpt")))
+    trainer = SimpleNamespace(checkpoint_callback=SimpleNamespace(best_model_path=str(own)), datamodule=data)
+    assert ExportPretrained()._best(trainer) == own
+    own.unlink()
+    assert ExportPretrained()._best(trainer) == before
 
 
 def test_where_the_best_is_gone_the_last_weights_are_exported_with_a_word(tmp_path: Path, capsys):
