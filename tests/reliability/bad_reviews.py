@@ -109,7 +109,7 @@ ROWS = [
         ("larger pool or fewer shots",),
         {"bad.csv": HEAD + "Dull.,negative\n"},
     ),
-    _fit_on("too few reviews to hold some out", "data.train bad.csv", "holdout must lie between", PAIR),
+    _fit_on("too few reviews to hold some out", "data.train bad.csv", "no review can be held out: 0 of 2", PAIR),
     _fit_on(
         "reviews of which none fits a sequence",
         "data.train bad.csv --data.holdout 2 --data.max_length 8",

@@ -52,12 +52,15 @@ def test_no_command_unpickles_a_bare_pickle(command: list[str], marker: Path, tm
     assert "hostile.ckpt" in refused(*(part.format(file=hostile, tmp=tmp_path) for part in command))
 
 
-def test_hyperparameters_name_no_class_to_build(whole: dict[str, Any], tmp_path: Path, marker: Path, monkeypatch, refused):
+def test_hyperparameters_name_no_class_to_build(whole: dict[str, Any], tmp_path: Path, marker: Path, monkeypatch):
+    """What they name beside the options of the model is passed over."""
     (tmp_path / "stranger.py").write_text(CODE.format(marker=str(marker)))
     monkeypatch.syspath_prepend(tmp_path)
     whole["hyper_parameters"] |= {"_class_path": "stranger.StrangeModel", "_instantiator": "stranger.StrangeModel"}
     torch.save(whole, tmp_path / "hostile.ckpt")
-    refused("predict", "--config", "configs/predict.yaml", "--ckpt_path", str(tmp_path / "hostile.ckpt"))
+    output = ["--predictions.output", str(tmp_path / "predictions.csv"), "--data.limit", "4"]
+    assert call(["predict", "--config", "configs/predict.yaml", *output, "--ckpt_path", str(tmp_path / "hostile.ckpt")]) == 0
+    assert not marker.exists()
 
 
 def test_going_on_from_a_strangers_checkpoint_removes_no_file_of_ours(whole: dict[str, Any], marker: Path, tmp_path: Path):
