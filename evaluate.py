@@ -2,11 +2,7 @@
 
 import sys
 
-try:
-    from rope_gpt2.commands.main import main
-except KeyboardInterrupt:  # while torch and transformers are read, for some seconds
-    print("interrupted", file=sys.stderr)
-    sys.exit(130)
+from rope_gpt2_command import main
 
 if __name__ == "__main__":
-    sys.exit(main(["evaluate", *sys.argv[1:]]))
+    sys.exit(main("evaluate"))

@@ -7,5 +7,5 @@ from rope_gpt2.errors import InputError
 from rope_gpt2.model.configuration import RopeGPT2Config
 from rope_gpt2.model.modeling import RopeGPT2ForCausalLM, RopeGPT2Model
 
-__version__ = "0.8.3"
+__version__ = "0.8.4"
 __all__ = ["InputError", "RopeGPT2Config", "RopeGPT2ForCausalLM", "RopeGPT2Model", "__version__"]

@@ -23,7 +23,7 @@ PROGRAMS = ("python evaluate.py", "python train.py", "rope-gpt2 convert to-gpt-n
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like a checkout, in which the commands run one after another and find what those before them made."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("checkpoints", "configs", "data", "rope_gpt2", "train.py", "evaluate.py"):
+    for name in ("checkpoints", "configs", "data", "rope_gpt2", "rope_gpt2_command.py", "train.py", "evaluate.py"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 

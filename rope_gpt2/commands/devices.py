@@ -5,6 +5,7 @@ import sys
 import torch
 
 from rope_gpt2.errors import InputError
+from rope_gpt2.training.option_checks import NO_GPU
 from rope_gpt2.training.precision import FLOAT32, bearable_precision, has_bfloat16
 
 
@@ -17,7 +18,7 @@ def choose_device(device: str, precision: str) -> tuple[str, str]:
         InputError: if a GPU was asked for and there is none.
     """
     if device == "gpu" and not torch.cuda.is_available():
-        raise InputError("--device gpu: this machine has no GPU that torch can use; take --device cpu, or install torch with CUDA")
+        raise InputError(f"--device gpu: {NO_GPU}, take --device cpu")
     accelerator = device if device != "auto" else ("gpu" if torch.cuda.is_available() else "cpu")
     if precision == "auto":
         precision = "bf16-true" if (torch.cuda.is_bf16_supported() if accelerator == "gpu" else has_bfloat16()) else FLOAT32

@@ -1,7 +1,6 @@
 """fit, validate, test, predict: LightningCLI with this package's parts."""
 
 import errno
-import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,16 +9,13 @@ from contextlib import contextmanager
 from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from rope_gpt2.commands.option_errors import one_line, option_sentence
 from rope_gpt2.errors import InputError
 from rope_gpt2.training.cli import run_cli
 from rope_gpt2.training.notices import silence_notices
 from rope_gpt2.training.stopping import EXIT_INTERRUPTED, EXIT_TERMINATED
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-
-# What jsonargparse says of an option of the data module, among all that it could have been
-_DATA_OPTION = re.compile(r"^Parser key \"data\":.*?Problem with given class_path '([\w.]+)': (.*?) - Expected a <class 'NoneType'>")
-_DATA_MODULE = re.compile(r"^Parser key \"data\":.*Given value: (\S+)$")
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -34,9 +30,9 @@ def train(arguments: Sequence[str]) -> int:
         with _threads_without_traces():
             run_cli()
     except ArgumentError as error:
-        raise InputError(_sentence(error.message or str(error))) from error
+        raise InputError(option_sentence(error.message or str(error))) from error
     except MisconfigurationException as error:
-        raise InputError(f"{_one_line(str(error)).rstrip('. ')}; change that option, see --help") from error
+        raise InputError(f"{one_line(str(error)).rstrip('. ')}; change that option, see --help") from error
     except ValueError as error:
         if isinstance(error.__cause__, InputError):  # of a data module's constructor, which jsonargparse wraps
             raise error.__cause__ from error
@@ -48,7 +44,7 @@ def train(arguments: Sequence[str]) -> int:
     except RuntimeError as error:
         if not str(error).startswith("Early stopping conditioned on metric"):
             raise
-        raise InputError(f"early_stopping.monitor: {_one_line(str(error)).rstrip('. ')}; change it, or early_stopping.strict") from error
+        raise InputError(f"early_stopping.monitor: {one_line(str(error)).rstrip('. ')}; change it, or early_stopping.strict") from error
     except SIGTERMException:
         return EXIT_TERMINATED
     except SystemExit as error:
@@ -73,29 +69,3 @@ def _threads_without_traces() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
-
-
-def _sentence(message: str) -> str:
-    """What is wrong with an option; of one of a data module without the list of what else it could have been."""
-    line = _one_line(message)
-    wrong = _DATA_MODULE.search(line)
-    if found := _DATA_OPTION.search(line):
-        path, reason = found.groups()
-        name = path.rpartition(".")[2]
-        for pattern, words in (
-            (r"^Option '(.+?)' is not accepted.*", rf"{name} has no option data.\1"),
-            (r"^unrecognized arguments: --(\S+?)[= ].*", rf"{name} has no option data.\1"),
-            (r"^the following arguments are required: ", f"{name} needs data."),
-            (r'^Parser key "(.+?)": ', r"data.\1: "),
-        ):
-            reason, count = re.subn(pattern, words, reason)
-            if count:
-                return f"{reason}; see --data.help {name}"
-        return f"--data {path}: {reason}; give --data SentimentDataModule or CorpusDataModule"
-    if wrong:
-        return f"--data {wrong[1]} is no data module; give SentimentDataModule or CorpusDataModule"
-    return f"{line}; see --help"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

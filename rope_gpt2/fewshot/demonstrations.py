@@ -5,7 +5,7 @@ share them; only a query that is itself among them gets others. With the selecti
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,11 @@ class Pool:
         self.label_counts = {label: sum(example.sentiment == label for example in examples) for label in LABELS}
         self._permutations: dict[int, list[int]] = {}
         self._found: tuple[list[str], int, list[list[Example]]] = ([], 0, [])
+
+    def holds_text_of(self, queries: Iterable[Example]) -> bool:
+        """Whether one of the queries has the text of an example."""
+        texts = {_folded(example.review) for example in self.examples}
+        return any(_folded(query.review) in texts for query in queries)
 
     def permuted(self, seed: int) -> Iterator[Example]:
         """All examples in the order of a seed."""
@@ -80,13 +85,14 @@ class DemonstrationSampler:
     Args:
         pool: where to draw from.
         condition: shots, seed, order, labels and selection.
+        spare: examples beyond those of the condition that must be there, to take the place of a query.
 
     Raises:
         InputError: if the pool is too small for the condition.
     """
 
-    def __init__(self, pool: Pool, condition: Condition) -> None:
-        self.pool, self.condition = pool, condition
+    def __init__(self, pool: Pool, condition: Condition, spare: int = 1) -> None:
+        self.pool, self.condition, self._spare = pool, condition, spare
         self._neighbours: dict[int, list[Example]] = {}
         if condition.selection == "balanced":
             labels = random.Random(f"odd {condition.demonstration_seed}").sample(LABELS, len(LABELS))
@@ -135,12 +141,13 @@ class DemonstrationSampler:
         condition, balanced = self.condition, self.condition.selection == "balanced"
         if not condition.shots:
             return
-        pairs = [(self.pool.label_counts[label], count) for label, count in self._counts.items()] if balanced else []
-        for available, count in pairs or [(len(self.pool.examples), condition.shots)]:
-            if count and available < count + 1:  # one more, to take the place of a query
+        needs = [(label, self.pool.label_counts[label], count) for label, count in self._counts.items()] if balanced else []
+        for label, available, count in needs or [("", len(self.pool.examples), condition.shots)]:
+            if count and available < count + self._spare:
+                each, ones = (" of each label", f" {label} ones") if balanced else ("", "")
                 raise InputError(
-                    f"{condition.shots} shots ({condition.selection}) need {count + 1} examples{' of each label' if balanced else ''} "
-                    f"in the pool, it has {available}; give a larger pool or fewer shots"
+                    f"{condition.shots} shots ({condition.selection}) need {count + self._spare} examples{each} in the pool, "
+                    f"it has {available}{ones}; give a larger pool or fewer shots"
                 )
 
     def _draw(self, excluded_row: int | None, excluded_text: str | None) -> list[Example]:
@@ -184,6 +191,24 @@ class DemonstrationSampler:
             case "random":  # stays with the example, in every order and number of shots of this seed
                 return random.Random(f"label {self.condition.demonstration_seed} {example.row}").choice(LABELS)
         return example.sentiment
+
+
+def make_samplers(pool: Pool, conditions: Sequence[Condition], queries: Iterable[Example], from_pool: bool) -> list[DemonstrationSampler]:
+    """A sampler for each condition. Four examples of one's own are enough for 4 shots where no query is among them.
+
+    Args:
+        pool: where all draw from.
+        conditions: c of them.
+        queries: looked through where the pool has nothing to spare.
+        from_pool: whether they are rows of the pool's own file.
+
+    Raises:
+        InputError: if the pool is too small for one of the conditions.
+    """
+    largest = max((condition.shots for condition in conditions), default=0)
+    is_tight = 0 < largest >= min(pool.label_counts.values())
+    spare = int(from_pool or (is_tight and pool.holds_text_of(queries)))
+    return [DemonstrationSampler(pool, condition, spare) for condition in conditions]
 
 
 def permutation(count: int, order: int, seed: int) -> list[int]:

@@ -12,7 +12,7 @@ from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.batches import Item, PromptBatch
 from rope_gpt2.fewshot.conditions import expand_grid
 from rope_gpt2.fewshot.content_free import content_free_inputs
-from rope_gpt2.fewshot.demonstrations import DemonstrationSampler, Pool
+from rope_gpt2.fewshot.demonstrations import Pool, make_samplers
 from rope_gpt2.fewshot.episodes import EpisodeOptions
 from rope_gpt2.fewshot.prompts import PromptBuilder
 from rope_gpt2.fewshot.template import DEFAULT_TEMPLATE, Template
@@ -170,9 +170,8 @@ class SentimentDataModule(TokenizedDataModule):
             return
         if stage == "fit":
             self._build_sequences(tokenizer_from_json(self._find_tokenizer()))
-        pool = Pool(self.files.of_prompts(stage, self._draws)[3])
-        for condition in self.conditions:
-            DemonstrationSampler(pool, condition)
+        query_file, queries, pool_file, examples = self.files.of_prompts(stage, self._draws)
+        make_samplers(Pool(examples), self.conditions, queries, _is_same_file(query_file, pool_file))
 
     def setup(self, stage: str) -> None:
         """For fit: have the tokenizer, the same on every process."""
@@ -232,7 +231,7 @@ class SentimentDataModule(TokenizedDataModule):
             return self._plan[1]
         query_file, queries, pool_file, examples = self.files.of_prompts(stage, self._draws)
         tokenizer, context = self._make_tokenizer(), self._context()
-        pool = Pool(examples)
+        from_pool = _is_same_file(query_file, pool_file)
         builders: dict[tuple[str, tuple[str, ...]], PromptBuilder] = {}
         alone, later = any(not condition.shots for condition in self.conditions), any(condition.shots for condition in self.conditions)
         for condition in self.conditions:
@@ -243,9 +242,9 @@ class SentimentDataModule(TokenizedDataModule):
         plan = PromptPlan(
             queries=queries,
             conditions=self.conditions,
-            samplers=[DemonstrationSampler(pool, condition) for condition in self.conditions],
+            samplers=make_samplers(Pool(examples), self.conditions, queries, from_pool),
             builders=[builders[condition.template, condition.label_words] for condition in self.conditions],
-            from_pool=query_file is not None and pool_file is not None and query_file.resolve() == pool_file.resolve(),
+            from_pool=from_pool,
             content_free=content_free_inputs(self.content_free_kinds, examples),
             # every process gets a window
             window_rows=max(1, min(WINDOW_ROWS, len(queries) // (self.processes or self._process()[1]))),
@@ -266,3 +265,7 @@ def _batch_tokens(trainer: L.Trainer | None) -> int:
     """Tokens of queries in a batch: on a CPU what its caches hold; on a GPU what fills it. Memory that runs out halves a batch."""
     on_cpu = trainer is None or trainer.strategy.root_device.type == "cpu"
     return CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS
+
+
+def _is_same_file(first: Path | None, second: Path | None) -> bool:
+    return first is not None and second is not None and first.resolve() == second.resolve()

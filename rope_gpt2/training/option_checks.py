@@ -6,6 +6,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from rope_gpt2.errors import InputError
@@ -13,6 +14,7 @@ from rope_gpt2.training.whole_files import check_folder
 
 CONFIG = "--config"
 LARGEST_SEED = 2**32 - 1  # NumPy's
+NO_GPU = "this machine has no GPU that torch can use; install a build of torch for it, or"
 SECTIONS = ("trainer", "model")  # of a configuration file; `data` may be the name of a class
 # name → (least, largest, what it must be)
 MODEL_RANGES = {
@@ -64,6 +66,8 @@ def check_run_options(config: Mapping[str, Any], command: str) -> None:
     seed = config.get("seed_everything")
     if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"seed_everything must lie between 0 and {LARGEST_SEED}, got {seed}; give another number")
+    if trainer.get("accelerator") in ("gpu", "cuda") and not torch.accelerator.is_available():
+        raise InputError(f"trainer.accelerator {trainer['accelerator']}: {NO_GPU}, take --trainer.accelerator cpu")
     if command == "fit" and "://" not in str(trainer.get("default_root_dir")):
         check_folder(Path(trainer.get("default_root_dir") or "."), "--trainer.default_root_dir")
     if command != "fit" and not config.get("ckpt_path") and config["model"].get("init_from") is None:

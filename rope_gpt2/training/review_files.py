@@ -55,11 +55,14 @@ class ReviewFiles:
         train, validation = self.options["train"], self.options["validation"]
         train_path, examples = self.read(str(train), "train")
         held_out: list[Example] = []
+        read = len(examples)
         for path in self.evaluated_files():
             if path.resolve() != train_path.resolve():
                 examples = drop_same_texts(examples, self.read(str(path), "validation")[1])
             elif validation is not None and path == resolve_data(validation, "validation"):
                 raise InputError(f"{path}: is both training and validation file; leave data.validation out, and reviews are held out")
+        if read and not examples:
+            raise InputError(f"{train_path}: each of its {read} reviews stands in an evaluated file as well; give data.train other reviews")
         if self.options["validation"] is None:
             examples, held_out = hold_out(examples, self.holdout, self.order_seed)
         return examples, held_out

@@ -91,7 +91,12 @@ def check_folder(folder: Path, option: str) -> None:
     """
     if os.path.exists(folder) and not folder.is_dir():
         raise InputError(f"{option} {folder}: is a file; give a folder")
-    check_writable(folder / "file", option)
+    try:
+        check_writable(folder / "file", option)
+    except InputError as error:
+        if not isinstance(error.__cause__, OSError) or not os.path.isdir(folder):
+            raise
+        raise _unwritable(folder, option, error.__cause__) from error  # the folder, not the file that was tried
 
 
 def _unwritable(path: Path, option: str, error: OSError) -> InputError:

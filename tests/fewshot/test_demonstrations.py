@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.conditions import DEMONSTRATION_LABELS, SELECTIONS, Condition, count_orders
-from rope_gpt2.fewshot.demonstrations import DemonstrationSampler, Pool, permutation
+from rope_gpt2.fewshot.demonstrations import DemonstrationSampler, Pool, make_samplers, permutation
 from rope_gpt2.fewshot.examples import LABELS, Example
 from rope_gpt2.fewshot.scores import Demonstration
 
@@ -207,6 +207,16 @@ def test_a_pool_with_no_example_to_spare_is_refused(selection, size, shots):
 def test_a_pool_with_one_example_to_spare_is_enough(selection, size, shots):
     pool = make_pool(size)
     assert all(len(draw(pool, shots, 0, selection, query=query, from_pool=True)) == shots for query in pool)
+
+
+@pytest.mark.parametrize("selection", ["balanced", "random", "similar"])
+def test_a_pool_of_just_the_shots_is_enough_for_queries_that_are_not_in_it(selection):
+    pool, condition = make_pool(4), Condition(4, 0, selection=selection)
+    (sampler,) = make_samplers(Pool(pool), [condition], [STRANGER], from_pool=False)
+    assert {shown.row for shown in sampler.sample(STRANGER, False)} == {example.row for example in pool}
+    for queries, from_pool in (([STRANGER, pool[0]], False), (pool, True)):
+        with pytest.raises(InputError, match="larger pool or fewer shots"):
+            make_samplers(Pool(pool), [condition], queries, from_pool)
 
 
 @pytest.mark.parametrize("selection", ["random", "similar"])

@@ -17,6 +17,7 @@ EVALUATE_OPTIONS = {
     "--shots 1.5": ("--shots", "invalid int value: '1.5'"),
     "--shots -1": ("shots must be 0 or more",),
     "--shots 99999999999999999999": ("shots", "larger pool or fewer shots"),
+    "--shots 0 --shots 4": ("--shots is given 2 times", "give all its values at once"),
     "--shots": ("--shots", "expected at least one argument"),
     "--seeds 0": ("--seeds must be at least 1",),
     "--limit -3": ("--limit must be 0 or more",),
@@ -103,7 +104,8 @@ FIT_OPTIONS = {
     "--trainer.max_epochs -7": ("max_epochs", "-7"),
     "--trainer.overfit_batches 1": ("trainer.overfit_batches cannot be had here",),
     "--trainer.devices 0": ("devices", "0"),
-    "--trainer.precision 8": ("trainer.precision", "8"),
+    "--trainer.precision 8": ("trainer.precision must be one of", "bf16-mixed, 32-true", "got '8'; see --help"),
+    "--trainer.max_steps 2.5": ("trainer.max_steps must be a whole number", "got '2.5'; see --help"),
     "--trainer.accelerator abacus": ("abacus",),
     "--trainer.strategy telepathy": ("telepathy",),
     "--trainer.gradient_clip_val -1": ("trainer.gradient_clip_val must be 0",),
@@ -153,7 +155,7 @@ def _config(name: str, content: bytes | str | None, said: tuple[str, ...]) -> Ba
 
 NO_GPU = [] if torch.cuda.is_available() else [("evaluate", f"{EVALUATE} --device gpu"), ("fit", f"{FIT} --trainer.accelerator gpu")]
 OTHERS = [
-    *(Bad(f"{name}: a GPU where there is none", command, ("gpu",)) for name, command in NO_GPU),
+    *(Bad(f"{name}: a GPU where there is none", command, ("no GPU that torch can use", "cpu")) for name, command in NO_GPU),
     Bad("a command that there is none of", "evalute --data data/demo.csv", ("unknown command 'evalute'",)),
     Bad("an option of another command", "report run --shots 4", ("unrecognized arguments: --shots 4",)),
     Bad("report without a folder", "report", ("DIR",)),

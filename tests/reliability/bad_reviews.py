@@ -94,7 +94,7 @@ ROWS = [
     Bad(
         "evaluate --pool: one class alone",
         "evaluate --checkpoint model --output out --shots 4 --pool bad.csv",
-        ("of each label", "larger pool or fewer shots"),
+        ("need 2 examples of each label in the pool, it has 0 negative ones", "larger pool or fewer shots"),
         {"bad.csv": ONE_CLASS},
     ),
     Bad(
@@ -108,6 +108,12 @@ ROWS = [
         "evaluate --checkpoint model --output out --shots 1 --data bad.csv",
         ("larger pool or fewer shots",),
         {"bad.csv": HEAD + "Dull.,negative\n"},
+    ),
+    Bad(
+        "fit data.train: reviews that are all judged",
+        "fit --config fit.yaml --data.train bad.csv --data.test judged.csv",
+        ("bad.csv: each of its 2 reviews stands in an evaluated file as well", "give data.train other reviews"),
+        {"bad.csv": PAIR, "judged.csv": PAIR},
     ),
     _fit_on("too few reviews to hold some out", "data.train bad.csv", "no review can be held out: 0 of 2", PAIR),
     _fit_on(

@@ -119,7 +119,7 @@ def test_fits_on_text_and_on_reviews_take_their_file_alone(tmp_path: Path):
         (["--data", "CorpusDataModule"], "CorpusDataModule needs data.train; see --data.help CorpusDataModule"),
         (["--data", "CorpusDataModul"], "--data CorpusDataModul is no data module; give SentimentDataModule or CorpusDataModule"),
         (["--data", "json.JSONDecoder"], "--data json.JSONDecoder is no data module; give SentimentDataModule or CorpusDataModule"),
-        (["--data.batch_size", "many"], "data.batch_size: Expected a <class 'int'>. Got value: many; see --data.help SentimentDataModule"),
+        (["--data.batch_size", "many"], "data.batch_size must be a whole number, got 'many'; see --data.help SentimentDataModule"),
         (["--data.batch_size", "0"], "batch_size must be at least 1, got 0; give a larger number"),
         (["--data.seeds", "0"], "seeds must be at least 1, got 0; give a larger number"),
     ],

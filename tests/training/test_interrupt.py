@@ -91,7 +91,7 @@ def test_a_terminals_interrupt_while_the_model_is_compiled(tmp_path: Path):
     assert "interrupted" in errors
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", str(Path(sys.executable).with_name("rope-gpt2"))])
 def test_an_interrupt_while_libraries_are_imported(tmp_path: Path, script: str):
     (tmp_path / "transformers.py").write_text("raise KeyboardInterrupt\n")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
