@@ -6,7 +6,7 @@ import re
 _OF_DATA = re.compile(r"^Parser key \"data\":.*?Problem with given class_path '([\w.]+)': (.*?) - Expected a <class 'NoneType'>")
 _DATA_MODULE = re.compile(r"^Parser key \"data\":.*Given value: (\S+)$")
 _KEY = re.compile(r"^Parser key \"([\w.]+)\": (.*)$")
-_UNION = re.compile(r"^Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: ")  # of types, the reason of each
+_UNION = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: ")  # of types, the reason of each
 _ONE_TYPE = re.compile(r"^Expected a (.*?)\. Got value: ")
 _VALUE = re.compile(r"(?:Given|Got) value: (.*)$")
 _TYPES = {
@@ -16,6 +16,7 @@ _TYPES = {
     "str": "a word",
     "list": "a list",
     "dict": "options by name",
+    "NoneType": "null",
 }
 
 
@@ -64,13 +65,16 @@ def _wrong_value(name: str, reason: str) -> str:
 
 
 def _kinds(types: str) -> list[str]:
-    """The types that an option takes, in words: a type's own, or the values of a Literal.
+    """The types that an option takes, in words: a type's own, a class by its name, or the values of a Literal.
 
-    >>> _kinds("<class 'int'>, <class 'NoneType'>"), _kinds("typing.Literal['adamw', 'muon']")
-    (['a whole number', 'null'], ['adamw', 'muon'])
+    >>> _kinds("<class 'int'>, list[str], <class 'NoneType'>"), _kinds("typing.Literal['adamw', 'muon'], <class 'pathlib.Path'>")
+    (['a whole number', 'a list', 'null'], ['adamw', 'muon', 'a Path'])
     """
     kinds: list[str] = []
-    for found in re.finditer(r"Literal\[(?P<values>.*?)\]|\b(?P<name>NoneType|int|float|bool|str|list|dict)\b(?:\[.*?\])?", types):
-        values = (found["values"] or "").split(",")
-        kinds += [_TYPES.get(found["name"], "null")] if found["name"] else [value.strip().strip("'\"") for value in values]
+    for found in re.finditer(r"Literal\[(?P<values>.*?)\]|<class '(?:\w+\.)*(?P<name>\w+)'>|\b(?P<generic>list|dict)\[[^]]*\]", types):
+        name = found["name"] or found["generic"]
+        if name:
+            kinds.append(_TYPES.get(name, f"a {name}"))
+        else:
+            kinds += [value.strip().strip("'\"") for value in found["values"].split(",")]
     return list(dict.fromkeys(kinds))
