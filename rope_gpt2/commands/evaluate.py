@@ -31,8 +31,10 @@ from rope_gpt2.fewshot.examples import LABELS
 from rope_gpt2.fewshot.pieces import JOINED, MANIFEST, PARTIAL, begin, end, finished_plan, pieces_of, publish, write_json
 from rope_gpt2.fewshot.report import notes, summary_table
 from rope_gpt2.fewshot.run_folder import REVIEWS, read_run, write_reviews, write_scores
-from rope_gpt2.fewshot.scoring import MAX_NEW_TOKENS
+from rope_gpt2.fewshot.scoring import answer_length
 from rope_gpt2.fewshot.sst2 import resolve_data
+from rope_gpt2.fewshot.template import Template
+from rope_gpt2.fewshot.verbalizer import Verbalizer
 from rope_gpt2.model.tokenizer import load_tokenizer
 from rope_gpt2.training.checkpoints import load_checkpoint, random_model
 from rope_gpt2.training.companions import watch_companions
@@ -100,7 +102,7 @@ def _build_data(
     data = SentimentDataModule(
         predict=str(files["data"]),
         pool=str(files["pool"]),
-        max_length=_context(options, model),
+        max_length=_context(options, tokenizer, model),
         eval_batch_tokens=options.batch_tokens,
         limit=options.limit,
         trim_queries=options.trim_queries,
@@ -115,15 +117,23 @@ def _build_data(
         options.orders,
         options.demonstration_labels,
         options.selection,
-        [template.replace("\\n", "\n") for template in options.template],
+        _templates(options),
         options.label_words or [LABELS],
     )
     return data, files
 
 
-def _context(options: argparse.Namespace, model: PreTrainedModel) -> int:
+def _templates(options: argparse.Namespace) -> list[str]:
+    return [template.replace("\\n", "\n") for template in options.template]
+
+
+def _context(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
     """Tokens of a prompt at most; generation needs room for its answer."""
-    return choose_context(options.max_length, model, options.checkpoint) - (MAX_NEW_TOKENS - 1 if options.scoring == "generate" else 0)
+    context = choose_context(options.max_length, model, options.checkpoint)
+    if options.scoring != "generate":
+        return context
+    layouts = ((Verbalizer(tuple(words)), Template(text)) for words in options.label_words or [LABELS] for text in _templates(options))
+    return context + 1 - max(answer_length(verbalizer.token_ids(tokenizer, template)) for verbalizer, template in layouts)
 
 
 def _score(

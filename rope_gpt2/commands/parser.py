@@ -1,6 +1,7 @@
 """What the commands' parsers share."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -24,13 +25,9 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see --help")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]  # overloads
-        """Refuse a list that is given twice: argparse would take the last of them, and a part of what was asked for would not run.
-
-        Raises:
-            InputError: naming the option.
-        """
+        """As argparse, which takes the last of a list that is given twice: that a part of what was asked for does not run is told."""
         for action in self._actions:
             given = [part for part in args or () for name in action.option_strings if part == name or part.startswith(f"{name}=")]
             if action.nargs == "+" and len(given) > 1:
-                raise InputError(f"{action.option_strings[-1]} is given {len(given)} times; give all its values at once")
+                print(f"{action.option_strings[-1]} is given {len(given)} times: the last counts; give all values at once", file=sys.stderr)
         return super().parse_known_args(args, namespace)

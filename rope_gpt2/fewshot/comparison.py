@@ -29,9 +29,10 @@ class SettingComparison:
             `paired_comparison`.
         p_holm: the p-value after Holm's correction over the settings compared.
         n, draws: number of queries, and of paired draws of demonstrations (seeds, or orders of a single seed).
+        seeds: number of seeds among these draws; 1 where they are orders of one.
         only_a, only_b: discordant pairs: of the n · draws, those that A (or B) alone has right (where a draw has several orders: in
             more of them).
-        smallest_detectable: difference that this comparison, on its own, would have shown in 80 % of cases.
+        smallest_detectable: difference that this comparison, on its own, would have shown in 80 % of cases; 1 where it can show none.
         outcome: "better" or "worse" (B than A) where p_holm is below 0.05 and the interval leaves out 0, else "not shown".
         conditions: number of paired conditions.
         left_out: number of conditions (seeds, orders) of this setting that one run alone has.
@@ -49,6 +50,7 @@ class SettingComparison:
     p_holm: float
     n: int
     draws: int
+    seeds: int
     only_a: int
     only_b: int
     smallest_detectable: float
@@ -142,6 +144,7 @@ def _compare(a: Scores, group_a: Group, right_a: NDArray, b: Scores, group_b: Gr
         p_holm=result.p_value,
         n=result.n,
         draws=result.draws,
+        seeds=max(len(ours.members), len(theirs.members)),
         only_a=int((draws_a > draws_b).sum()),
         only_b=int((draws_b > draws_a).sum()),
         smallest_detectable=result.smallest_detectable,

@@ -8,8 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from rope_gpt2.fewshot.comparison import RunComparison, SettingComparison
-from rope_gpt2.fewshot.groups import Setting
+from rope_gpt2.fewshot.groups import Setting, setting_of
 from rope_gpt2.fewshot.headline import percent
+from rope_gpt2.fewshot.intervals import could_be_shown, draws_in_words
 from rope_gpt2.fewshot.pairing import FACTORS
 from rope_gpt2.fewshot.scores import Scores
 
@@ -25,7 +26,8 @@ def comparison_table(comparison: RunComparison) -> Table:
         title=f"B less A, {comparison.n} reviews, calibration {comparison.calibration}, majority baseline "
         f"{percent(comparison.majority_baseline)} %",
         caption=("p by Holm's correction for all settings; " if several else "")
-        + "alone: reviews (times draws) that A, or B, alone has right; could show: the difference that is shown in 80 % of cases",
+        + "alone: reviews (times draws) that A, or B, alone has right; could show: the difference that is shown in 80 % of cases"
+        + (" by the p-value before that correction" if several else ""),
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
@@ -50,7 +52,7 @@ def _figures(one: SettingComparison) -> list[str]:
         f"{_signed(one.ci95[0])} to {_signed(one.ci95[1])}",
         _p(one.p_holm),
         f"{one.only_a}, {one.only_b}",
-        percent(one.smallest_detectable),
+        percent(one.smallest_detectable) if one.smallest_detectable < 1 else "none",
     ]
 
 
@@ -67,12 +69,13 @@ def _claim(one: SettingComparison, settings: int) -> str:
     low, high = one.ci95
     if one.outcome == "not shown":
         interval = f"B less A is {_signed(one.difference)} points, 95 % interval {_signed(low)} to {_signed(high)}; {p_value}"
-        claim = f"no difference shown: {interval}; a difference of {percent(one.smallest_detectable)} points could have been shown"
+        claim = f"no difference shown: {interval}; {could_be_shown(one.smallest_detectable)}"
+        claim += " before that correction" if settings > 1 and one.smallest_detectable < 1 else ""
     else:
         low, high = sorted((abs(low), abs(high)))  # both have the sign of the difference
         points = f"{percent(abs(one.difference))} points (95 % interval {percent(low)} to {percent(high)}; {p_value})"
         claim = f"B is {one.outcome} than A by {points}"
-    return claim + (f"; {one.draws} draws of demonstrations" if one.draws > 1 else "; one draw of demonstrations" if one.a.shots else "")
+    return claim + (f"; {draws_in_words(one.seeds, one.draws)}" if one.draws > 1 or one.a.shots else "")
 
 
 def notes(comparison: RunComparison) -> list[str]:
@@ -101,7 +104,8 @@ def warnings(comparison: RunComparison, a: Scores, b: Scores, plan_a: Mapping[st
         a, b: their scores.
         plan_a, plan_b: `plan` of their manifests; what one of them lacks is not spoken of.
     """
-    found = [*_demonstrations(comparison, plan_a, plan_b), *_lost_demonstrations(a, b)]
+    compared = {one.a for one in comparison.settings}, {one.b for one in comparison.settings}
+    found = [*_demonstrations(comparison, plan_a, plan_b), *_lost_demonstrations((a, b), compared)]
     if differing := [name for name in _DEVICE if _differ(plan_a, plan_b, name)]:
         values = (", ".join(str(plan[name]) for name in differing) for plan in (plan_a, plan_b))
         what = " and ".join(_DEVICE[name] for name in differing)
@@ -130,11 +134,14 @@ def _demonstrations(comparison: RunComparison, plan_a: Mapping[str, Any], plan_b
     return found
 
 
-def _lost_demonstrations(a: Scores, b: Scores) -> list[str]:
-    """Prompts that exceeded the context of one run and not of the other; over all conditions and rows of each run."""
+def _lost_demonstrations(runs: tuple[Scores, Scores], compared: tuple[set[Setting], set[Setting]]) -> list[str]:
+    """Prompts that exceeded the context of one run and not of the other; over all rows of the settings compared."""
     found = []
     for name, what in (("prompts_dropped", "lost demonstrations that exceeded the context"), ("prompts_trimmed", "had their review cut")):
-        shares = [sum(getattr(one, name) for one in scores.conditions) / (len(scores.rows) * len(scores.conditions)) for scores in (a, b)]
+        shares = []
+        for scores, settings in zip(runs, compared, strict=True):
+            lost = [getattr(one, name) for one in scores.conditions if setting_of(one.condition) in settings]
+            shares.append(sum(lost) / (len(scores.rows) * len(lost)))
         if shares[0] != shares[1]:
             found.append(f"{percent(shares[0])} % of A's prompts and {percent(shares[1])} % of B's {what}.")
     return found
@@ -185,4 +192,5 @@ def _p(p_value: float, named: bool = False) -> str:
     """Two digits, and never 0."""
     if p_value < 0.001:
         return "p < 0.001" if named else "< 0.001"
-    return f"{'p = ' if named else ''}{p_value:.2g}"
+    digits = 3 if 0.045 <= p_value < 0.055 else 2  # on which side of 0.05
+    return f"{'p = ' if named else ''}{p_value:.{digits}g}"

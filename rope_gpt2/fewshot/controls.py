@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rope_gpt2.fewshot.groups import Group, paired_draws
-from rope_gpt2.fewshot.intervals import Comparison, crossed_interval, direction, paired_comparison
+from rope_gpt2.fewshot.intervals import Comparison, could_be_shown, crossed_interval, direction, draws_in_words, paired_comparison
 
 _PHRASES = {
     "gold - zero": "against 0 shots",
@@ -28,7 +28,12 @@ _DEMONSTRATIONS = {
 _LABELS = {
     "better": "uses the labels of its demonstrations",
     "worse": "does worse with right labels on its demonstrations than with wrong ones",
+    "mixed": "answers to the labels of its demonstrations, better by right ones than by wrong ones of one kind, worse than by the other",
     "not shown": "shows no use of the labels of its demonstrations",
+}
+_PRESENCE = {  # gold labels against none, where right ones show no gain over wrong ones
+    "better": "; it does better where they have labels than where they have none",
+    "worse": "; it does worse where they have labels than where they have none",
 }
 
 
@@ -41,7 +46,7 @@ class Controls:
         comparisons: gold - zero, gold - random, gold - flipped, gold - none: those that were run.
         demonstrations: what gold - zero shows: "better", "worse" or "not shown" (see `direction`); "not asked" without 0 shots.
         labels: the same, of gold - random and gold - flipped; either is enough, so a model that ignores labels passes for one that
-            uses them in up to one run of ten, not of twenty.
+            uses them in up to one run of ten, not of twenty; "mixed" where one says better and the other worse.
         verdict: one plain sentence.
     """
 
@@ -100,10 +105,11 @@ def _compare(gold: Group, against: dict[str, Group], right: NDArray, calibration
     setting = gold.setting
     demonstrations = _direction([c for c in comparisons if c.name == "gold - zero"])
     labels = _direction([c for c in comparisons if c.name in ("gold - random", "gold - flipped")])
+    presence = _direction([c for c in comparisons if c.name == "gold - none"])
     if demonstrations != "not asked" or labels != "not asked":
         shots = f"At {setting.shots} shot{'' if setting.shots == 1 else 's'}" + f" with calibration {calibration}" * (calibration != "none")
-        verdict = f"{shots} this model {_claim(demonstrations, labels)}: {_evidence(comparisons)}"
-        verdict += _follows_labels(gold, against, right) + _not_asked(setting.shots, demonstrations, labels) + "."
+        verdict = f"{shots} this model {_claim(demonstrations, labels, presence)}: {_evidence(gold, comparisons)}"
+        verdict += _follows_labels(gold, against, right, comparisons) + _not_asked(setting.shots, demonstrations, labels) + "."
     else:
         verdict = unasked_verdict(setting.shots)
     return Controls(
@@ -122,24 +128,26 @@ def _compare(gold: Group, against: dict[str, Group], right: NDArray, calibration
 def _direction(comparisons: Sequence[Comparison]) -> str:
     if not comparisons:
         return "not asked"
-    shown = {direction(comparison.ci95, comparison.p_value) for comparison in comparisons}
-    return next((one for one in ("better", "worse") if one in shown), "not shown")
+    shown = {direction(comparison.ci95, comparison.p_value) for comparison in comparisons} - {"not shown"}
+    return "mixed" if len(shown) > 1 else next(iter(shown), "not shown")
 
 
-def _claim(demonstrations: str, labels: str) -> str:
+def _claim(demonstrations: str, labels: str, presence: str) -> str:
+    after = _PRESENCE.get(presence, "") if labels == "not shown" else ""
     if demonstrations == labels == "better":
         return "uses its demonstrations and their labels"
-    if demonstrations == labels == "not shown":
+    if demonstrations == labels == "not shown" and not after:
         return "uses neither its demonstrations nor their labels, as far as these rows show"
+    of_labels = "shows no use of which labels its demonstrations have" if after else _LABELS.get(labels)
     if "not asked" in (demonstrations, labels):
-        return _LABELS.get(labels) or _DEMONSTRATIONS[demonstrations]
+        return (of_labels or _DEMONSTRATIONS[demonstrations]) + after
     joint = "and" if demonstrations == labels else "but"
-    return f"{_DEMONSTRATIONS[demonstrations]} {joint} {_LABELS[labels].replace('its demonstrations', 'these')}"
+    return f"{_DEMONSTRATIONS[demonstrations]} {joint} {str(of_labels).replace('its demonstrations', 'these')}{after}"
 
 
-def _evidence(comparisons: Sequence[Comparison]) -> str:
-    draws = max(comparison.draws for comparison in comparisons)
-    size = f"n = {comparisons[0].n}" + (f", {draws} draws of demonstrations" if draws > 1 else ", one draw of demonstrations")
+def _evidence(gold: Group, comparisons: Sequence[Comparison]) -> str:
+    draws, orders = len(gold.members), max(comparison.draws for comparison in comparisons)
+    size = f"n = {comparisons[0].n}, {draws_in_words(draws, orders)}"
     figures = ", ".join(_figure(comparison) for comparison in comparisons)
     return f"gold labels make {figures}; {size}"
 
@@ -150,7 +158,7 @@ def _figure(comparison: Comparison) -> str:
     if direction(comparison.ci95, comparison.p_value) == "not shown":
         if not low <= 0 <= high:
             text += f"; but p = {comparison.p_value:.3f}"
-        text += f"; {100 * comparison.smallest_detectable:.1f} points could have been shown"
+        text += f"; {could_be_shown(comparison.smallest_detectable)}"
     return text + ")"
 
 
@@ -158,9 +166,9 @@ def _points(difference: float) -> str:
     return f"{round(100 * difference, 1) + 0.0:+.1f}"  # adding 0 makes -0.0 a 0.0
 
 
-def _follows_labels(gold: Group, against: dict[str, Group], right: NDArray) -> str:
-    """Below chance under flipped labels, interval and all: what is predicted is what is shown."""
-    if "gold - flipped" not in against or float(np.mean(gold.draws(right))) <= 0.5:
+def _follows_labels(gold: Group, against: dict[str, Group], right: NDArray, comparisons: Sequence[Comparison]) -> str:
+    """Below chance under flipped labels, interval and all, and below gold ones: what is predicted is what is shown."""
+    if _direction([c for c in comparisons if c.name == "gold - flipped"]) != "better" or float(np.mean(gold.draws(right))) <= 0.5:
         return ""
     flipped = against["gold - flipped"].draws(right)
     if crossed_interval(flipped)[1] >= 0.5:

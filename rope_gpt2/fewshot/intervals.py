@@ -17,6 +17,7 @@ ALPHA, POWER = 0.05, 0.8
 RESAMPLES = 9_999
 SMALLEST_P = 1e-15  # below it quantiles lose their digits
 ROUNDING = 1e-6  # of float32, relative to the numbers
+FEW = 10  # queries that are not like all the others: too few to estimate a variance from
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Comparison:
         p_value: two-sided, for no difference.
         n: number of queries.
         draws: number of paired draws (seeds, or orders of a single seed), 1 for single conditions.
-        smallest_detectable: difference that a comparison like this one would have shown in 80 % of cases (two-sided, alpha 0.05).
+        smallest_detectable: difference that a comparison like this one would have shown in 80 % of cases (two-sided, alpha 0.05); 1 where
+            the queries are too few to show any.
     """
 
     name: str
@@ -89,7 +91,8 @@ def crossed_interval(right: NDArray) -> tuple[float, float]:
 
     The interval treats queries and draws as two crossed random factors: the variance of the mean is that of the queries' means
     over n plus that of the draws' means over D (an upper bound in expectation; Owen 2007, "The pigeonhole bootstrap"), with a t
-    quantile of D - 1 degrees of freedom for the part of the draws. A single draw gives the Wilson interval over queries alone.
+    quantile of D - 1 degrees of freedom for the part of the draws. A single draw gives the Wilson interval over queries alone, and no
+    interval is narrower than Wilson's where fewer than `FEW` queries are ever told wrongly, or rightly: their variance is hardly known.
 
     Args:
         right: [D, n] in [0, 1]: right or wrong, or the mean over a seed's orders.
@@ -100,9 +103,14 @@ def crossed_interval(right: NDArray) -> tuple[float, float]:
     draws, n = right.shape
     spread = _Spread.of(right)
     half = spread.half_width(ALPHA)
+    low, high = max(0.0, spread.mean - half), min(1.0, spread.mean + half)
+    by_query = right.mean(axis=0, dtype=np.float64)
     if draws == 1 or not spread.varies():  # all right or all wrong, say: no variance to go by
         return wilson_interval(round(spread.mean * n), n)
-    return max(0.0, spread.mean - half), min(1.0, spread.mean + half)
+    if min(np.count_nonzero(by_query < 1 - ROUNDING), np.count_nonzero(by_query > ROUNDING)) < FEW:
+        least, most = wilson_interval(round(spread.mean * n), n)
+        return min(low, least), max(high, most)
+    return low, high
 
 
 def paired_comparison(right_a: NDArray, right_b: NDArray, name: str) -> Comparison:
@@ -110,9 +118,10 @@ def paired_comparison(right_a: NDArray, right_b: NDArray, name: str) -> Comparis
 
     Single conditions: McNemar's exact test (1947: the binomial test on the queries that only one of them has right), and the percentile
     bootstrap over queries. Several draws: the interval of `crossed_interval` on the differences, paired by draw and query, and the
-    test that belongs to it; but no p-value is below 2 / 2^n, that of the exact sign test on n queries that all speak for one side: a
-    few queries that happen to agree have no spread to go by. A test over queries alone (a bootstrap, or sign flips, of the means over
-    draws) would speak of these very draws, and call a lucky set of demonstrations a property of the model.
+    test that belongs to it; but no p-value is below 2 / 2^m, that of the exact sign test on the m queries that differ, and where m is
+    less than `FEW` no interval is narrower than one of n queries that do not differ: a few have no spread to go by. A test over queries
+    alone (a bootstrap, or sign flips, of the means over draws) would speak of these very draws, and call a lucky set of demonstrations
+    a property of the model.
 
     Args:
         right_a, right_b: [n], [1, n] or [D, n], bool or in [0, 1]; a single draw stands against each of the other's.
@@ -133,11 +142,16 @@ def paired_comparison(right_a: NDArray, right_b: NDArray, name: str) -> Comparis
         half, p_value = wilson_interval(0, n)[1], 1.0 if abs(spread.mean) < ROUNDING else SMALLEST_P
     else:
         half, p_value = spread.half_width(ALPHA), spread.p_value()
-    p_value = max(p_value, 2 * 0.5**n)
+    differing = np.count_nonzero(np.abs(difference.mean(axis=0, dtype=np.float64)) > ROUNDING)
+    p_value = min(1.0, max(p_value, 2 * 0.5**differing))
+    if differing < FEW:
+        half = max(half, wilson_interval(0, n)[1])
     interval = max(-1.0, spread.mean - half), min(1.0, spread.mean + half)
     # the half width is a quantile of 1 - alpha / 2; power adds its own quantile to it
-    detectable = half * (1 + stats.norm.ppf(POWER) / stats.norm.ppf(1 - ALPHA / 2))
-    return Comparison(name, spread.mean, interval, p_value, n, draws, min(1.0, float(detectable)))
+    detectable = float(half * (1 + stats.norm.ppf(POWER) / stats.norm.ppf(1 - ALPHA / 2)))
+    if differing < FEW:
+        detectable = max(detectable, smallest_detectable_difference(n, 0.0))
+    return Comparison(name, spread.mean, interval, p_value, n, draws, min(1.0, detectable))
 
 
 def direction(ci95: tuple[float, float], p_value: float) -> str:
@@ -152,6 +166,26 @@ def direction(ci95: tuple[float, float], p_value: float) -> str:
     if p_value >= ALPHA or low <= 0 <= high:
         return "not shown"
     return "better" if low > 0 else "worse"
+
+
+def could_be_shown(smallest_detectable: float) -> str:
+    """The smallest difference that could have been shown, in words.
+
+    >>> could_be_shown(0.042), could_be_shown(1.0)
+    ('4.2 points could have been shown', 'so few queries cannot show any')
+    """
+    return f"{100 * smallest_detectable:.1f} points could have been shown" if smallest_detectable < 1 else "so few queries cannot show any"
+
+
+def draws_in_words(seeds: int, draws: int) -> str:
+    """How many draws of demonstrations stand behind a comparison: seeds, or one of them in several orders.
+
+    >>> draws_in_words(5, 5), draws_in_words(1, 24), draws_in_words(1, 1)
+    ('5 draws of demonstrations', 'one draw of demonstrations in 24 orders', 'one draw of demonstrations')
+    """
+    if seeds > 1:
+        return f"{draws} draws of demonstrations"
+    return "one draw of demonstrations" + (f" in {draws} orders" if draws > 1 else "")
 
 
 def _compare_single(only_a: NDArray[np.bool_], only_b: NDArray[np.bool_], name: str) -> Comparison:
@@ -178,7 +212,8 @@ def smallest_detectable_difference(n: int, discordant: float, alpha: float = ALP
     """Smallest difference of two accuracies on the same n queries that McNemar's test shows with this power.
 
     Solves sqrt(n) δ = z_(1-alpha/2) sqrt(ψ) + z_power sqrt(ψ - δ²) for δ (Connor 1987), ψ being `discordant`. Where ψ is
-    so small that not even all of it on one side would be shown, the answer is the smallest ψ that would be.
+    so small that not even all of it on one side would be shown with this power, the answer is the smallest ψ that would be: δ = ψ
+    above. It is 1 where not even n queries that all speak for one side have a p-value below alpha.
 
     Args:
         n: number of queries.
@@ -192,7 +227,9 @@ def smallest_detectable_difference(n: int, discordant: float, alpha: float = ALP
     if n < 1 or not 0 <= discordant <= 1:
         raise InputError(f"a difference needs n of at least 1 and a discordant share in [0, 1], got {n} and {discordant}; check both")
     level, reach = float(stats.norm.ppf(1 - alpha / 2)), float(stats.norm.ppf(power))
-    share = max(discordant, level**2 / n)
+    if 2 * 0.5**n >= alpha:
+        return 1.0
+    share = max(discordant, min(1.0, (level + reach) ** 2 / (n + reach**2)))
     root = max(0.0, n + reach**2 - level**2)
     return min(1.0, math.sqrt(share) * (level * math.sqrt(n) + reach * math.sqrt(root)) / (n + reach**2))
 

@@ -32,7 +32,7 @@ class Summary:
         n, seeds: number of queries and of demonstration seeds.
         orders: largest number of orders of a seed.
         accuracy_mean: mean over seeds of the mean over orders.
-        accuracy_std: standard deviation over seeds of the mean over orders (n - 1 in the denominator), 0 for one seed.
+        accuracy_std: standard deviation over seeds of the mean over orders (n - 1 in the denominator), None for one seed.
         accuracy_min, accuracy_max: of the cells.
         ci95: 95 % interval of the mean over queries and seeds (with a single seed: orders); see `crossed_interval`.
         majority_baseline: accuracy of always answering the commoner label of these queries.
@@ -49,7 +49,7 @@ class Summary:
     seeds: int
     orders: int
     accuracy_mean: float
-    accuracy_std: float
+    accuracy_std: float | None
     accuracy_min: float
     accuracy_max: float
     ci95: tuple[float, float]
@@ -183,7 +183,7 @@ def _summarize(group: Group, calibration: str, cells: Sequence[Cell], right: NDA
         seeds=len(by_seed),
         orders=max(len(orders) for orders in group.members),
         accuracy_mean=float(by_seed.mean()),
-        accuracy_std=float(by_seed.std(ddof=1)) if len(by_seed) > 1 else 0.0,
+        accuracy_std=float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None,
         accuracy_min=min(cell.accuracy for cell in members),
         accuracy_max=max(cell.accuracy for cell in members),
         ci95=crossed_interval(group.draws(right)),

@@ -23,7 +23,7 @@ class OrderChoice:
         top: how many of them are kept: a sixth, at least one (Lu et al. keep 4 of 24).
         accuracy_mean: of the chosen orders: mean over seeds of the mean over orders.
         accuracy_all: the same of all orders.
-        accuracy_std: over all chosen conditions (n - 1 in the denominator), 0 for one.
+        accuracy_std: over all chosen conditions (n - 1 in the denominator), None for one.
     """
 
     shots: int
@@ -38,7 +38,7 @@ class OrderChoice:
     top: int
     accuracy_mean: float
     accuracy_all: float
-    accuracy_std: float
+    accuracy_std: float | None
 
 
 def order_entropies(odds: NDArray, method: str) -> float:
@@ -89,7 +89,7 @@ def choose_orders(group: Group, odds: NDArray, accuracies: NDArray, calibration:
                 top=_top(most),
                 accuracy_mean=float(np.mean([of_seed.mean() for of_seed in kept])),
                 accuracy_all=float(np.mean([accuracies[list(orders)].mean() for orders in seeds])),
-                accuracy_std=float(chosen.std(ddof=1)) if len(chosen) > 1 else 0.0,
+                accuracy_std=float(chosen.std(ddof=1)) if len(chosen) > 1 else None,
             )
         )
     return choices

@@ -112,7 +112,7 @@ _CONDITION = (
 _SUMMARIES = (
     *_CONDITION,
     Column("accuracy_mean", "accuracy %", "mean of the cells", percent),
-    Column("ci95", "95 % interval", "of the mean, over queries and seeds both", _ends),
+    Column("ci95", "95 % interval", "of the mean, over queries and seeds both; of a single seed, over its orders", _ends),
     Column("accuracy_std", "std", "standard deviation over seeds, in percentage points", percent),
     Column("accuracy_min", "min", "lowest cell, %", percent),
     Column("accuracy_max", "max", "highest cell, %", percent),
@@ -154,7 +154,7 @@ _COMPARISONS = (
     Column("ci95", "95 % interval", "paired by query", lambda interval: _ends(interval, signed)),
     Column("p_value", "p", "of no difference", p_value),
     Column("smallest_detectable", "could be shown", "difference that 80 % of such comparisons would have shown, in points", percent),
-    Column("draws", "draws", "paired draws of demonstrations"),
+    Column("draws", "draws", "paired draws of demonstrations: seeds, or orders of a single one"),
     Column("n", "n", "queries"),
 )
 _VARIANCE = (

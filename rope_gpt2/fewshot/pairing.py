@@ -96,7 +96,8 @@ def pair_settings(a: Sequence[Group], b: Sequence[Group]) -> list[tuple[Group, G
 def share_draws(a: Scores, group_a: Group, b: Scores, group_b: Group) -> tuple[Group, Group]:
     """The two groups without the seeds and orders that the other one has not.
 
-    Demonstrations that no seed draws (selection "similar", one seed) stand against every draw of another selection: nothing goes.
+    Demonstrations that no seed draws (selection "similar", with labels that are not random) stand against every draw of another selection:
+    nothing goes. A single seed of a selection that is drawn stands against the same seed of the other one alone: it may be a lucky one.
 
     Args:
         a, b: scores of the runs.
@@ -104,14 +105,18 @@ def share_draws(a: Scores, group_a: Group, b: Scores, group_b: Group) -> tuple[G
     """
     found_a, found_b = _by_draw(a, group_a), _by_draw(b, group_b)
     shared = sorted(found_a.keys() & found_b.keys())
-    is_undrawn = (len(group_a.members) == 1) != (len(group_b.members) == 1) and group_a.setting.selection != group_b.setting.selection
-    if is_undrawn or not shared:
+    if _is_undrawn(group_a) != _is_undrawn(group_b) or not shared:
         return group_a, group_b
     seeds = [list(draws) for _, draws in groupby(shared, key=lambda draw: draw[0])]
     return (
         replace(group_a, members=tuple(tuple(found_a[draw] for draw in draws) for draws in seeds)),
         replace(group_b, members=tuple(tuple(found_b[draw] for draw in draws) for draws in seeds)),
     )
+
+
+def _is_undrawn(group: Group) -> bool:
+    setting = group.setting
+    return setting.selection == "similar" and setting.demonstration_labels != "random" and len(group.members) == 1
 
 
 def _by_draw(scores: Scores, group: Group) -> dict[tuple[int, int], int]:

@@ -43,7 +43,7 @@ def summary_table(metrics: Metrics, title: str, calibration: str | None = "none"
 def _figures(summary: Summary) -> tuple[str, ...]:
     return (
         f"{100 * summary.accuracy_mean:.1f}",
-        f"{100 * summary.accuracy_std:.1f}" if summary.seeds > 1 else "-",
+        f"{100 * summary.accuracy_std:.1f}" if summary.accuracy_std is not None else "-",
         f"{100 * summary.ci95[0]:.1f} to {100 * summary.ci95[1]:.1f}",
         f"{100 * summary.majority_baseline:.1f}",
         str(summary.n),

@@ -15,12 +15,13 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rope_gpt2.fewshot.batches import PromptBatch
 from rope_gpt2.fewshot.examples import LABELS
+from rope_gpt2.fewshot.foreign import counts_padding, forget_length, rotates_by_length
 from rope_gpt2.fewshot.prompts import Ids
 from rope_gpt2.fewshot.scores import UNCERTAIN
 from rope_gpt2.fewshot.verbalizer import Verbalizer
 
 SCORINGS = ("likelihood", "channel", "generate")
-MAX_NEW_TOKENS = 5  # of a generated answer
+MAX_NEW_TOKENS = 5  # of a generated answer, where no label word has more
 _HEAD_TOKENS = 1024  # positions whose logits over the whole vocabulary are in memory at once
 
 
@@ -96,15 +97,15 @@ def score_labels(model: PreTrainedModel, batch: PromptBatch, prefix_cache: Prefi
         [B, C] float32, in nats.
     """
     cache = prefix_cache or PrefixCache()
-    if not _can_share(model, batch, max(map(len, batch.label_token_ids)) - 1):
-        if isinstance(model, SharesPrefix):  # it says that a prefix apart, or a longer neighbour, would change the scores
-            return torch.cat([score_plain(model, batch.only(place)) for place in range(len(batch.prompts))])
-        return score_plain(model, batch, cache)
+    if _stands_alone(model, batch, max(map(len, batch.label_token_ids)) - 1):
+        return torch.cat([score_plain(model, batch.only(place)) for place in range(len(batch.prompts))])
+    if not isinstance(model, SharesPrefix):
+        return score_plain(model, batch, None if counts_padding(model) else cache)
     prefix, last = cache.get(model, batch.prefix_ids), batch.lengths[:, None] - 1  # (batch, 1)
     columns: list[Tensor | None] = [None] * len(batch.label_token_ids)
     single = [label for label, ids in enumerate(batch.label_token_ids) if len(ids) == 1]
     if single:
-        states = model.encode_sequences(prefix, batch.query_ids, last)[:, 0]  # type: ignore[operator]
+        states = model.encode_sequences(prefix, batch.query_ids, last)[:, 0]
         scores = _head(model, states, torch.tensor([batch.label_token_ids[label][0] for label in single], device=states.device))
         for place, label in enumerate(single):
             columns[label] = scores[:, place]
@@ -112,7 +113,7 @@ def score_labels(model: PreTrainedModel, batch: PromptBatch, prefix_cache: Prefi
         if len(ids) > 1:  # the whole word, each token given those before it
             continued = _continue(batch.query_ids, batch.lengths, ids[:-1])
             positions = last + torch.arange(len(ids), device=last.device)
-            states = model.encode_sequences(prefix, continued, positions)  # type: ignore[operator]
+            states = model.encode_sequences(prefix, continued, positions)
             targets = torch.tensor(ids, device=last.device).expand(len(batch.prompts), -1)
             columns[label] = _token_logprobs(model, states, targets).sum(dim=-1)
     return torch.stack(columns, dim=-1)  # type: ignore[arg-type]
@@ -129,7 +130,7 @@ def score_channel(model: PreTrainedModel, batch: PromptBatch) -> Tensor:
     Returns:
         [B, C] float32, in nats.
     """
-    if isinstance(model, SharesPrefix) and not _can_share(model, batch, max(map(len, batch.heads))):
+    if _stands_alone(model, batch, max(map(len, batch.heads))) or counts_padding(model):
         return score_channel_plain(model, batch)
     columns = []
     padding = torch.arange(batch.query_ids.shape[1], device=batch.query_ids.device) >= batch.lengths[:, None]
@@ -160,6 +161,7 @@ def score_channel_plain(model: PreTrainedModel, batch: PromptBatch) -> Tensor:
         for head in batch.heads:
             context = prompt.prefix_ids + head
             ids = torch.tensor([context + prompt.query_ids], device=batch.query_ids.device)
+            forget_length(model)
             logprobs = model(ids[:, :-1]).logits[0, len(context) - 1 :].float().log_softmax(dim=-1)
             scores.append(logprobs.gather(1, ids[0, len(context) :, None]).sum())
     return torch.stack(scores).view(len(batch.prompts), len(batch.heads))
@@ -193,19 +195,21 @@ def generate_labels(
     tokenizer: PreTrainedTokenizerBase,
     batch: PromptBatch,
     verbalizer: Verbalizer,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
 ) -> Tensor:
-    """Continue each prompt greedily (batched, cached) and look for a label word in what follows.
+    """Continue each prompt greedily (batched, cached) and look for a label word in what follows, `answer_length` tokens by default.
 
     Returns:
         [B] int8 index of the label; `UNCERTAIN` where the text names neither label word.
     """
-    changing = isinstance(model, SharesPrefix) and not _can_share(model, batch, max_new_tokens)  # by a longer neighbour, or a cache
+    max_new_tokens = max_new_tokens or answer_length(batch.label_token_ids)
+    changing = _stands_alone(model, batch, max_new_tokens)
     if changing and len(batch.prompts) > 1:
         return torch.cat(
             [generate_labels(model, tokenizer, batch.only(place), verbalizer, max_new_tokens) for place in range(len(batch.prompts))]
         )
     inputs = prepare_inputs(model, batch, prefix_cache=None)
+    forget_length(model)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     generated = model.generate(  # type: ignore[operator]
         input_ids=inputs["input_ids"],
@@ -220,6 +224,11 @@ def generate_labels(
     return torch.tensor([UNCERTAIN if label is None else LABELS.index(label) for label in found], dtype=torch.int8)
 
 
+def answer_length(label_token_ids: Sequence[Ids]) -> int:
+    """Tokens of a generated answer: `MAX_NEW_TOKENS`, or those of the longest label word, which would not be found in fewer."""
+    return max(MAX_NEW_TOKENS, *map(len, label_token_ids))
+
+
 def predict_labels(label_logprobs: Tensor) -> Tensor:
     """[..., C] scores → [...] index of the likeliest label; a tie goes to the first."""
     return label_logprobs.argmax(dim=-1)
@@ -231,9 +240,10 @@ def join(parts: Sequence[ScoredBatch]) -> ScoredBatch:
     return ScoredBatch(torch.cat([part.label_logprobs for part in parts]), torch.cat(generated) if generated else None)
 
 
-def _can_share(model: PreTrainedModel, batch: PromptBatch, further: int) -> bool:
+def _stands_alone(model: PreTrainedModel, batch: PromptBatch, further: int) -> bool:
+    """Whether a prefix apart, or a longer neighbour, would change the scores of a prompt: each is then scored alone, and whole."""
     length = batch.prefix_ids.numel() + batch.query_ids.shape[1] + further
-    return isinstance(model, SharesPrefix) and model.shares_prefix(length)
+    return not model.shares_prefix(length) if isinstance(model, SharesPrefix) else rotates_by_length(model, length)
 
 
 def _head(model: PreTrainedModel, states: Tensor, token_ids: Tensor) -> Tensor:
@@ -264,6 +274,7 @@ def _continue(ids: Tensor, lengths: Tensor, word: Ids) -> Tensor:
 def _next_token_logits(model: PreTrainedModel, batch: PromptBatch, prefix_cache: PrefixCache | None, continuation: Sequence[int]) -> Tensor:
     """[B, 1 + len(continuation), V] float32 logits after the prompt and after each token of the continuation."""
     inputs = prepare_inputs(model, batch, prefix_cache, continuation)
+    forget_length(model)
     return model(**inputs, use_cache=inputs["past_key_values"] is not None, logits_to_keep=1 + len(continuation)).logits.float()
 
 

@@ -45,9 +45,12 @@ class Verbalizer:
                 "the other; choose others"
             )
         query = template.query("A fine film.")
-        whole = tokenizer(query + template.label_space + self.words[0], add_special_tokens=False)["input_ids"]
-        if tuple(whole) != (*tokenizer(query, add_special_tokens=False)["input_ids"], *ids[0]):
-            raise InputError(f"template {template.text!r} joins the label word to what stands before it; put a space before {{label}}")
+        start = tokenizer(query, add_special_tokens=False)["input_ids"]
+        for word, own in zip(self.words, ids, strict=True):
+            if tokenizer(query + template.label_space + word, add_special_tokens=False)["input_ids"] != [*start, *own]:
+                raise InputError(
+                    f"template {template.text!r} joins the label word {word!r} to what stands before it; put a space before {{label}}"
+                )
         return ids
 
     def find(self, text: str) -> str | None:

@@ -27,16 +27,19 @@ class SinusoidalPositions(nn.Module):
     starts its embeddings and its learned table at 0.02; unscaled sinusoids (0.7) would drown the tokens.
     """
 
+    like: Tensor
+
     def __init__(self, width: int, scale: float) -> None:
         super().__init__()
         self.width, self.scale = width, scale
+        self.register_buffer("like", torch.empty(0), persistent=False)  # has the dtype of the model, of whose weights none is here
 
     def forward(self, position_ids: Tensor) -> Tensor:
-        """[B or 1, L] positions to [B or 1, L, E], float32."""
+        """[B or 1, L] positions to [B or 1, L, E], computed in float32 and rounded to the model's dtype: GPT-2 adds it as it comes."""
         half = -(-self.width // 2)
         steps = torch.arange(half, device=position_ids.device, dtype=torch.float32)
         angles = position_ids[..., None].float() * torch.exp(steps * (-math.log(10_000.0) / half))
-        return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., : self.width] * (math.sqrt(2) * self.scale)
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., : self.width].mul(math.sqrt(2) * self.scale).to(self.like.dtype)
 
 
 def position_table(config: Any) -> nn.Module:

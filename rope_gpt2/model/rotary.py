@@ -69,7 +69,8 @@ class RopeGPT2RotaryEmbedding(nn.Module):
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float32)
         angles = torch.cat((angles, angles), dim=-1)
         if self.rope_type == "dynamic":  # transformers would go on with the frequencies of the longest pass so far
-            self.inv_freq, self.max_seq_len_cached = self.original_inv_freq.clone(), self.original_max_seq_len
+            with torch.inference_mode(False):  # a buffer that is made in a validation is broadcast by DDP in the training that follows
+                self.inv_freq, self.max_seq_len_cached = self.original_inv_freq.clone(), self.original_max_seq_len
         return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
 
 

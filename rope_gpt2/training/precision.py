@@ -39,13 +39,15 @@ def bearable_precision(precision: str | int | None, accelerator: str) -> str | i
 
 
 class Float32ForBfloat16(TorchFunctionMode):
-    """While this is entered, `Tensor.bfloat16` copies a CPU's tensor in float32.
+    """While this is entered, `Tensor.bfloat16`, and `Tensor.to` with that dtype, copy a CPU's tensor in float32.
 
-    For code of others that takes bfloat16 whatever the processor, as torch's Muon does for its products.
+    For code of others that takes bfloat16 whatever the processor, as torch's Muon does for its products (by `to` since torch 2.15).
     """
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call what was called, or make the copy; a copy it must be, as callers write into what `bfloat16` gives them."""
-        if func is torch.Tensor.bfloat16 and args[0].device.type == "cpu":
+        """Call what was called, or make the copy; a copy it must be, as callers write into what they get."""
+        named = kwargs or {}
+        asks = func is torch.Tensor.bfloat16 or (func is torch.Tensor.to and torch.bfloat16 in (*args[1:2], named.get("dtype")))
+        if asks and args[0].device.type == "cpu":
             return args[0].to(torch.float32, copy=True)
-        return func(*args, **(kwargs or {}))
+        return func(*args, **named)

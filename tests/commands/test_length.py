@@ -87,7 +87,8 @@ def test_a_stock_gpt2_is_measured_as_far_as_its_table_goes(stock, tmp_path, caps
 def test_bad_input_is_one_sentence_and_leaves_no_file(options, sentence, stock, tmp_path, capsys):
     output = ["--output", str(tmp_path / "length.json")]
     assert main(["length", "--checkpoint", stock, *SHORT, *output, *options]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    *told, line = capsys.readouterr().err.splitlines()
+    assert told == [f"{option} is given 2 times: the last counts; give all values at once" for option in options[:1] if option == "--text"]
     assert sentence in line
     assert not list(tmp_path.iterdir())
 

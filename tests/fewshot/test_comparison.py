@@ -41,6 +41,31 @@ def test_holms_correction_is_the_closed_test_of_bonferroni(p_values):
     assert holm_correction(p_values) == pytest.approx(theirs)
 
 
+def test_one_seed_of_a_selection_that_is_drawn_stands_against_that_seed_alone():
+    """Against all seeds of the other run a lucky draw would pass for the selection."""
+    one, several = expand_grid([4], seeds=1), expand_grid([4], seeds=5, selections=["random"])
+    (found,) = compare_scores(run_of(one), run_of(several, seed=1)).settings
+    assert (found.draws, found.seeds, found.left_out) == (1, 1, 4)
+
+
+def test_lost_demonstrations_are_counted_in_the_settings_compared_alone():
+    conditions = expand_grid([0, 64], seeds=1)
+    a, b = run_of(conditions), run_of(conditions[1:])
+    a, b = (
+        replace(run, conditions=tuple(replace(one, prompts_dropped=200 * (one.condition.shots > 0)) for one in run.conditions))
+        for run in (a, b)
+    )
+    assert not [line for line in warnings(compare_scores(a, b), a, b, {}, {}) if "lost demonstrations" in line]
+
+
+def test_what_several_settings_could_show_is_said_to_be_before_the_correction():
+    conditions = expand_grid([1, 4], seeds=1)
+    several = sentences(compare_scores(run_of(conditions), run_of(conditions)))
+    (alone,) = sentences(compare_scores(run_of(conditions[:1]), run_of(conditions[:1])))
+    assert all("could have been shown before that correction" in line for line in several)
+    assert "could have been shown;" in alone
+
+
 def test_single_conditions_are_compared_by_mcnemars_exact_test():
     right_a, right_b = right_of([0], 0.6), right_of([0], 0.8, seed=1)
     (one,) = compare_scores(scores_where(right_a, [Condition(4)]), scores_where(right_b, [Condition(4)])).settings

@@ -32,6 +32,19 @@ def controls_of(accuracies, shots=(0, 4), labels=LABELS, seeds=5, n=400):
         (UNMOVED | {"flipped": 0.6}, "not shown", "better", "shows no gain from its demonstrations but uses the labels of these"),
         (UNMOVED | {"zero": 0.9}, "worse", "not shown", "loses by its demonstrations but shows no use of the labels of these"),
         (UNMOVED | {"random": 0.9}, "not shown", "worse", "does worse with right labels on these than with wrong ones"),
+        (UNMOVED | {"random": 0.6, "flipped": 0.9}, "not shown", "mixed", "but answers to the labels of these, better by right ones than"),
+        (
+            UNMOVED | {"none": 0.5},
+            "not shown",
+            "not shown",
+            "shows no use of which labels these have; it does better where they have labels than where they have none",
+        ),
+        (
+            UNMOVED | {"zero": 0.5, "none": 0.9},
+            "better",
+            "not shown",
+            "have; it does worse where they have labels than where they have none",
+        ),
     ],
 )
 @pytest.mark.parametrize("seeds", [1, 5])
@@ -64,6 +77,28 @@ def test_what_is_not_shown_comes_with_what_could_have_been():
 def test_predictions_follow_the_shown_labels_where_flipping_makes_them_wrong(flipped, gold, follows):
     (control,) = controls_of(UNMOVED | {"flipped": flipped, "gold": gold}, seeds=1)
     assert ("predictions follow the shown labels" in control.verdict) == follows
+
+
+def test_predictions_follow_no_labels_where_flipping_is_not_shown_to_matter():
+    conditions = expand_grid((0, 4), 1, demonstration_labels=("gold", "flipped"))
+    generator, right = np.random.default_rng(0), []
+    for condition in conditions:  # right on 202 or 178 of 400, whichever they are
+        right.append(generator.permutation(400) < (178 if condition.demonstration_labels == "flipped" else 202))
+    (control,) = compare_controls(group_conditions(conditions), np.array(right))
+    assert control.labels == "not shown"
+    assert "follow the shown labels" not in control.verdict
+
+
+def test_orders_of_one_draw_are_no_draws():
+    conditions = expand_grid((0, 4), 1, orders=6)
+    (control,) = compare_controls(group_conditions(conditions), np.random.default_rng(0).random((len(conditions), 100)) < 0.7)
+    assert "n = 100, one draw of demonstrations in 6 orders" in control.verdict
+
+
+def test_queries_too_few_to_show_anything_say_so():
+    (control,) = controls_of(UNMOVED, n=5, seeds=1)
+    assert "so few queries cannot show any" in control.verdict
+    assert "100.0 points" not in control.verdict
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ from scoring_cases import DYNAMIC, LONGROPE, Case, longer_model
 
 from rope_gpt2.fewshot.examples import LABELS
 from rope_gpt2.fewshot.scores import UNCERTAIN
-from rope_gpt2.fewshot.scoring import (
-    generate_labels,
-)
+from rope_gpt2.fewshot.scoring import MAX_NEW_TOKENS, answer_length, generate_labels
 from rope_gpt2.fewshot.verbalizer import Verbalizer
 
 
@@ -42,6 +40,22 @@ def assert_generated_is_greedy(model, tokenizer, examples, shots):
 @pytest.mark.parametrize("shots", [0, 4])
 def test_generated_labels_are_those_of_a_plain_greedy_loop(any_model, tokenizer, examples, shots):
     assert_generated_is_greedy(any_model, tokenizer, examples, shots)
+
+
+def test_a_label_word_of_many_tokens_can_be_generated(model, tokenizer, examples):
+    """It could not be found in a text that is shorter than itself."""
+    words = ("a complete waste of time for anyone alive", "positive")
+    batch = Case(tokenizer, examples, 4, words=words, count=4).batch()
+    ids = batch.label_token_ids[0]
+    assert len(ids) == answer_length(batch.label_token_ids) > MAX_NEW_TOKENS
+
+    class Says(torch.nn.Module):
+        def generate(self, input_ids, max_new_tokens, **_):
+            return torch.cat((input_ids, torch.tensor([ids[:max_new_tokens]] * len(input_ids))), dim=1)
+
+    says = Says()
+    says.config = model.config
+    assert generate_labels(says, tokenizer, batch, Verbalizer(words)).tolist() == [0] * 4
 
 
 @pytest.mark.parametrize("shots", [0, 4])

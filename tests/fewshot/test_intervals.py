@@ -10,6 +10,7 @@ from scipy import stats
 
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.intervals import (
+    FEW,
     crossed_interval,
     direction,
     paired_comparison,
@@ -110,12 +111,18 @@ def test_swapping_what_is_compared_swaps_the_sign(right, seed):
 
 
 @settings(max_examples=50, deadline=None)
-@given(tables.filter(lambda right: len(right) > 1), st.integers(0, 2**32 - 1))
+@given(
+    st.tuples(st.integers(2, 5), st.integers(20, 60), st.integers(0, 2**32 - 1)).map(
+        lambda shape: np.random.default_rng(shape[2]).random(shape[:2]) < 0.4
+    ),
+    st.integers(0, 2**32 - 1),
+)
 def test_with_several_draws_the_test_and_the_interval_agree(right, seed):
     other = np.random.default_rng(seed).random(right.shape) < 0.2
     comparison = paired_comparison(right, other, "a - b")
     low, high = comparison.ci95
-    if abs(comparison.p_value - 0.05) > 1e-6 and comparison.p_value > 2 * 0.5**comparison.n:
+    differing = np.count_nonzero(right.sum(axis=0) - other.sum(axis=0))
+    if abs(comparison.p_value - 0.05) > 1e-6 and differing >= FEW and comparison.p_value > 2 * 0.5**differing:
         assert (low <= 0 <= high) == (comparison.p_value > 0.05)
 
 
@@ -237,3 +244,44 @@ def test_orders_alone_have_the_variance_within_seeds():
     ours = variance_components(table)
     assert ours.orders == pytest.approx(table.var(axis=1, ddof=1).mean())
     assert (ours.templates, ours.residual) == (None, None)
+
+
+# Where almost all queries are alike.
+
+
+@pytest.mark.parametrize("draws", [2, 10])
+@pytest.mark.parametrize("wrong", [1, 2, 5])
+def test_an_interval_of_few_errors_is_not_narrower_than_that_of_one_draw(draws, wrong):
+    """Their variance is hardly known: one error more made the interval narrower."""
+    right = np.ones((draws, 100))
+    right[:, :wrong] = 0
+    least, most = wilson_interval(100 - wrong, 100)
+    low, high = crossed_interval(right)
+    assert low <= least < most <= high
+
+
+@pytest.mark.parametrize("differing", [1, 3, 5])
+def test_a_few_queries_that_differ_show_nothing_however_often_they_are_repeated(differing):
+    ours = np.ones((1, 872), dtype=bool)
+    theirs = ours.copy()
+    theirs[0, :differing] = False
+    alone, repeated = (paired_comparison(np.repeat(ours, draws, 0), np.repeat(theirs, draws, 0), "x") for draws in (1, 5))
+    assert direction(alone.ci95, alone.p_value) == direction(repeated.ci95, repeated.p_value) == "not shown"
+    assert repeated.p_value >= 2 * 0.5**differing
+    assert repeated.smallest_detectable >= smallest_detectable_difference(872, 0.0)
+
+
+@pytest.mark.parametrize("n", [40, 100, 872])
+@pytest.mark.parametrize("discordant", [0.0, 0.005])
+def test_the_smallest_difference_is_shown_with_its_power_where_hardly_any_query_differs(n, discordant):
+    """All of it on one side, drawn anew many times and put to the exact test itself."""
+    share = smallest_detectable_difference(n, discordant)
+    drawn = np.random.default_rng(0).binomial(n, share, 4000)
+    shown = np.mean([stats.binomtest(int(wins), int(wins)).pvalue < 0.05 if wins else False for wins in drawn])
+    assert shown == pytest.approx(0.8, abs=0.04)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_so_few_queries_cannot_show_any_difference(n):
+    assert smallest_detectable_difference(n, 1.0) == 1.0
+    assert smallest_detectable_difference(6, 1.0) < 1.0

@@ -117,7 +117,7 @@ def test_a_summary_is_that_of_its_cells(right):
     (summary,) = metrics.summaries
     assert (summary.shots, summary.n, summary.seeds, summary.orders) == (4, right.shape[1], len(right), 1)
     assert summary.accuracy_mean == pytest.approx(accuracies.mean())
-    assert summary.accuracy_std == pytest.approx(accuracies.std(ddof=1) if len(right) > 1 else 0)
+    assert summary.accuracy_std == (pytest.approx(accuracies.std(ddof=1)) if len(right) > 1 else None)
     assert (summary.accuracy_min, summary.accuracy_max) == (accuracies.min(), accuracies.max())
     assert summary.ci95 == crossed_interval(right)
     for name in ("balanced_accuracy", "macro_f1", "mcc", "auroc", "ece", "predicted_positive", "uncertain"):
@@ -138,7 +138,7 @@ def test_the_orders_of_a_seed_are_averaged_first():
 def test_the_orders_of_a_single_seed_stand_for_draws():
     right = np.random.default_rng(0).random((6, 30)) < np.linspace(0.3, 0.9, 6)[:, None]
     (summary,) = evaluate(scores_where(right, [Condition(4, 0, order) for order in range(6)]), ["none"]).summaries
-    assert (summary.seeds, summary.orders, summary.accuracy_std) == (1, 6, 0)
+    assert (summary.seeds, summary.orders, summary.accuracy_std) == (1, 6, None)
     assert summary.ci95 == crossed_interval(right)
 
 

@@ -58,7 +58,7 @@ def test_brackets_are_printed_as_they_are(metrics, summary):
 
 
 def test_the_table_shows_no_deviation_of_a_single_seed(metrics, summary):
-    _, (line,) = table(replace(metrics, summaries=(replace(summary, seeds=1, accuracy_std=0.0),)))
+    _, (line,) = table(replace(metrics, summaries=(replace(summary, seeds=1, accuracy_std=None),)))
     assert line[2] == "-"
 
 

@@ -3,11 +3,13 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import ROOT
 
 from rope_gpt2.errors import InputError
 from rope_gpt2.fewshot.examples import LABELS
 from rope_gpt2.fewshot.template import Template
 from rope_gpt2.fewshot.verbalizer import Verbalizer
+from rope_gpt2.model.tokenizer import load_tokenizer
 
 WORDS = [("negative", "positive"), ("terrible", "great"), ("utterly dismal", "quite wonderful"), ("bad", "not bad at all"), ("-", "+")]
 
@@ -45,6 +47,13 @@ def test_words_that_are_not_two_and_different_are_refused(words):
 def test_words_that_the_tokenizer_makes_the_same_are_refused(tokenizer):
     with pytest.raises(InputError, match=r"label words \['good!', 'good !'\] are not told apart by the tokenizer: .*; choose others"):
         Verbalizer(("good!", "good !")).token_ids(tokenizer, Template())
+
+
+@pytest.mark.parametrize("words", [(":)", "sad"), ("sad", ":)")])
+def test_a_template_that_joins_either_label_word_to_what_stands_before_it_is_refused(words):
+    tokenizer = load_tokenizer(str(ROOT / "checkpoints/mini"))
+    with pytest.raises(InputError, match="joins the label word 'sad' to what stands before it"):
+        Verbalizer(words).token_ids(tokenizer, Template("Review: {text}\nSentiment:{label}\n\n"))
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,14 @@ def test_a_long_sequence_leaves_no_trace_in_a_short_one_after_it(rope_parameters
     torch.testing.assert_close(used(torch.zeros(1), short), fresh(torch.zeros(1), short), rtol=0, atol=0)
 
 
+def test_what_a_validation_leaves_can_be_broadcast_by_the_training_after_it(rope_parameters):
+    """DDP writes buffers in place, which no tensor made under inference_mode allows outside of it."""
+    rotary = RopeGPT2RotaryEmbedding(RopeGPT2Config(n_embd=32, n_head=4, n_positions=64, rope_parameters=rope_parameters))
+    with torch.inference_mode():
+        rotary(torch.zeros(1), torch.arange(200)[None])
+    assert not any(buffer.is_inference() for buffer in rotary.buffers())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_cosines_and_sines_are_float32_whatever_the_dtype_of_the_model(dtype, rope_parameters):
     config = RopeGPT2Config(n_embd=32, n_head=4, n_positions=64, rope_parameters=rope_parameters)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from tensors import assert_same
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
 from rope_gpt2 import RopeGPT2Config, RopeGPT2ForCausalLM
@@ -124,6 +124,18 @@ def test_alibi_in_bfloat16_leaves_no_row_of_padding_without_a_number(implementat
     assert rough.isfinite().all()
     seen = mask.bool()
     assert float((rough.float() - exact)[seen].abs().max()) < 0.1 * float(exact[seen].abs().max())
+
+
+@ENCODINGS
+@pytest.mark.parametrize("loaded", [False, True])
+def test_every_encoding_computes_in_bfloat16(encoding, loaded, tiny_model, input_ids, tmp_path):
+    model = tiny_model(position_encoding=encoding)
+    exact = model(input_ids).logits
+    model.save_pretrained(tmp_path)
+    half = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16) if loaded else model.bfloat16()
+    rough = half(input_ids).logits
+    assert rough.dtype == torch.bfloat16
+    assert float((rough.float() - exact).abs().max()) < 0.1 * float(exact.abs().max())
 
 
 @pytest.mark.parametrize("implementation", ["flex_attention"])

@@ -17,7 +17,6 @@ EVALUATE_OPTIONS = {
     "--shots 1.5": ("--shots", "invalid int value: '1.5'"),
     "--shots -1": ("shots must be 0 or more",),
     "--shots 99999999999999999999": ("shots", "larger pool or fewer shots"),
-    "--shots 0 --shots 4": ("--shots is given 2 times", "give all its values at once"),
     "--shots": ("--shots", "expected at least one argument"),
     "--seeds 0": ("--seeds must be at least 1",),
     "--limit -3": ("--limit must be 0 or more",),

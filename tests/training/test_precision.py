@@ -90,10 +90,16 @@ def test_a_fit_in_bfloat16_says_that_it_computes_in_float32_and_does(without_bfl
     assert "bfloat16" not in capsys.readouterr().err
 
 
-def test_what_bfloat16_gives_is_a_float32_copy_for_the_time_being():
+@pytest.mark.parametrize(
+    "cast",
+    [torch.Tensor.bfloat16, lambda numbers: numbers.to(torch.bfloat16), lambda numbers: numbers.to(dtype=torch.bfloat16, copy=True)],
+    ids=["bfloat16()", "to(bfloat16)", "to(dtype=bfloat16)"],
+)
+def test_what_bfloat16_gives_is_a_float32_copy_for_the_time_being(cast):
     numbers = torch.rand(8)
     with rooms.Float32ForBfloat16():
-        copied = numbers.bfloat16()
+        copied = cast(numbers)
+        assert numbers.to(torch.float64).dtype == torch.float64
         assert torch.equal(copied, numbers)
         copied.zero_()
     assert copied.dtype == torch.float32
