@@ -28,10 +28,10 @@ from rope_gpt2.errors import InputError, VerificationError
 from rope_gpt2.fewshot.conditions import expand_grid
 from rope_gpt2.fewshot.content_free import CONTENT_FREE_KINDS
 from rope_gpt2.fewshot.examples import LABELS
+from rope_gpt2.fewshot.generation import answer_length
 from rope_gpt2.fewshot.pieces import JOINED, MANIFEST, PARTIAL, begin, end, finished_plan, pieces_of, publish, write_json
 from rope_gpt2.fewshot.report import notes, summary_table
 from rope_gpt2.fewshot.run_folder import REVIEWS, read_run, write_reviews, write_scores
-from rope_gpt2.fewshot.scoring import answer_length
 from rope_gpt2.fewshot.sst2 import resolve_data
 from rope_gpt2.fewshot.template import Template
 from rope_gpt2.fewshot.verbalizer import Verbalizer

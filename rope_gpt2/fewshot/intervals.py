@@ -142,7 +142,7 @@ def paired_comparison(right_a: NDArray, right_b: NDArray, name: str) -> Comparis
         half, p_value = wilson_interval(0, n)[1], 1.0 if abs(spread.mean) < ROUNDING else SMALLEST_P
     else:
         half, p_value = spread.half_width(ALPHA), spread.p_value()
-    differing = np.count_nonzero(np.abs(difference.mean(axis=0, dtype=np.float64)) > ROUNDING)
+    differing = int(np.count_nonzero(np.abs(difference.mean(axis=0, dtype=np.float64)) > ROUNDING))
     p_value = min(1.0, max(p_value, 2 * 0.5**differing))
     if differing < FEW:
         half = max(half, wilson_interval(0, n)[1])

@@ -1,7 +1,8 @@
 """Batches → label log-probabilities. What the prompts of a batch begin with is encoded once and shared by all of them.
 
 A model that can share a prefix without copying it (`SharesPrefix`) does so; any other causal language model of transformers gets a cache of
-views on one pass over the prefix. `score_plain` does neither: it is what the others are held against.
+views on one pass over the prefix. Where neither is exact, each prompt is scored alone and whole. `score_plain` shares nothing: it is what
+the others are held against.
 
 Let B be batch, P prefix length, Q query length, E embedding, V vocabulary, C labels, K positions.
 """
@@ -11,17 +12,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel
 
 from rope_gpt2.fewshot.batches import PromptBatch
-from rope_gpt2.fewshot.examples import LABELS
 from rope_gpt2.fewshot.foreign import counts_padding, forget_length, rotates_by_length
 from rope_gpt2.fewshot.prompts import Ids
-from rope_gpt2.fewshot.scores import UNCERTAIN
-from rope_gpt2.fewshot.verbalizer import Verbalizer
 
 SCORINGS = ("likelihood", "channel", "generate")
-MAX_NEW_TOKENS = 5  # of a generated answer, where no label word has more
 _HEAD_TOKENS = 1024  # positions whose logits over the whole vocabulary are in memory at once
 
 
@@ -97,7 +94,7 @@ def score_labels(model: PreTrainedModel, batch: PromptBatch, prefix_cache: Prefi
         [B, C] float32, in nats.
     """
     cache = prefix_cache or PrefixCache()
-    if _stands_alone(model, batch, max(map(len, batch.label_token_ids)) - 1):
+    if stands_alone(model, batch, max(map(len, batch.label_token_ids)) - 1):
         return torch.cat([score_plain(model, batch.only(place)) for place in range(len(batch.prompts))])
     if not isinstance(model, SharesPrefix):
         return score_plain(model, batch, None if counts_padding(model) else cache)
@@ -130,7 +127,7 @@ def score_channel(model: PreTrainedModel, batch: PromptBatch) -> Tensor:
     Returns:
         [B, C] float32, in nats.
     """
-    if _stands_alone(model, batch, max(map(len, batch.heads))) or counts_padding(model):
+    if stands_alone(model, batch, max(map(len, batch.heads))) or counts_padding(model):
         return score_channel_plain(model, batch)
     columns = []
     padding = torch.arange(batch.query_ids.shape[1], device=batch.query_ids.device) >= batch.lengths[:, None]
@@ -189,46 +186,6 @@ def score_plain(model: PreTrainedModel, batch: PromptBatch, prefix_cache: Prefix
     return torch.stack(scores, dim=-1)
 
 
-@torch.no_grad()
-def generate_labels(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    batch: PromptBatch,
-    verbalizer: Verbalizer,
-    max_new_tokens: int | None = None,
-) -> Tensor:
-    """Continue each prompt greedily (batched, cached) and look for a label word in what follows, `answer_length` tokens by default.
-
-    Returns:
-        [B] int8 index of the label; `UNCERTAIN` where the text names neither label word.
-    """
-    max_new_tokens = max_new_tokens or answer_length(batch.label_token_ids)
-    changing = _stands_alone(model, batch, max_new_tokens)
-    if changing and len(batch.prompts) > 1:
-        return torch.cat(
-            [generate_labels(model, tokenizer, batch.only(place), verbalizer, max_new_tokens) for place in range(len(batch.prompts))]
-        )
-    inputs = prepare_inputs(model, batch, prefix_cache=None)
-    forget_length(model)
-    pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    generated = model.generate(  # type: ignore[operator]
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        use_cache=not changing,
-        pad_token_id=pad_token_id,
-    )
-    texts = tokenizer.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    found = [verbalizer.find(text) for text in texts]
-    return torch.tensor([UNCERTAIN if label is None else LABELS.index(label) for label in found], dtype=torch.int8)
-
-
-def answer_length(label_token_ids: Sequence[Ids]) -> int:
-    """Tokens of a generated answer: `MAX_NEW_TOKENS`, or those of the longest label word, which would not be found in fewer."""
-    return max(MAX_NEW_TOKENS, *map(len, label_token_ids))
-
-
 def predict_labels(label_logprobs: Tensor) -> Tensor:
     """[..., C] scores → [...] index of the likeliest label; a tie goes to the first."""
     return label_logprobs.argmax(dim=-1)
@@ -240,7 +197,7 @@ def join(parts: Sequence[ScoredBatch]) -> ScoredBatch:
     return ScoredBatch(torch.cat([part.label_logprobs for part in parts]), torch.cat(generated) if generated else None)
 
 
-def _stands_alone(model: PreTrainedModel, batch: PromptBatch, further: int) -> bool:
+def stands_alone(model: PreTrainedModel, batch: PromptBatch, further: int) -> bool:
     """Whether a prefix apart, or a longer neighbour, would change the scores of a prompt: each is then scored alone, and whole."""
     length = batch.prefix_ids.numel() + batch.query_ids.shape[1] + further
     return not model.shares_prefix(length) if isinstance(model, SharesPrefix) else rotates_by_length(model, length)

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 from rope_gpt2.errors import InputError, VerificationError
 from rope_gpt2.fewshot.batches import PromptBatch
 from rope_gpt2.fewshot.examples import LABELS
+from rope_gpt2.fewshot.generation import generate_labels
 from rope_gpt2.fewshot.scoring import (
     SCORINGS,
     PrefixCache,
     ScoredBatch,
-    generate_labels,
     join,
     predict_labels,
     score_channel,

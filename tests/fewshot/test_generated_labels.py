@@ -7,8 +7,8 @@ import torch
 from scoring_cases import DYNAMIC, LONGROPE, Case, longer_model
 
 from rope_gpt2.fewshot.examples import LABELS
+from rope_gpt2.fewshot.generation import MAX_NEW_TOKENS, answer_length, generate_labels
 from rope_gpt2.fewshot.scores import UNCERTAIN
-from rope_gpt2.fewshot.scoring import MAX_NEW_TOKENS, answer_length, generate_labels
 from rope_gpt2.fewshot.verbalizer import Verbalizer
 
 
