@@ -58,3 +58,13 @@ def scores_where(right: NDArray, conditions: Sequence[Condition | ScoredConditio
     right = np.asarray(right, bool)
     sentiments = (np.arange(right.shape[1]) + 1) % 2
     return scores_of(np.where(right == (sentiments == 1), 1.0, -1.0), sentiments.tolist(), conditions)
+
+
+def right_of(conditions, accuracy, n=200, seed=0):
+    """[C, n] right or wrong, drawn."""
+    return np.random.default_rng(seed).random((len(conditions), n)) < accuracy
+
+
+def run_of(conditions, accuracy=0.7, n=200, seed=0):
+    """Scores of a run that is right so often."""
+    return scores_where(right_of(conditions, accuracy, n, seed), conditions)

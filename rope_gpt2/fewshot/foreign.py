@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from transformers import PreTrainedModel
 
 _BY_LENGTH = ("dynamic", "longrope")  # rope types that rotate by the longest prompt of a pass
@@ -30,5 +31,6 @@ def forget_length(model: PreTrainedModel) -> None:
     """Undo what transformers' dynamic scaling keeps of a pass before: it goes on with the frequencies of the longest one."""
     for module in model.modules():
         if getattr(module, "rope_type", None) == "dynamic" and hasattr(module, "original_inv_freq"):
-            module.inv_freq = module.original_inv_freq.clone()  # type: ignore[operator]
+            with torch.inference_mode(False):  # as in RopeGPT2RotaryEmbedding: a training may go on with this buffer
+                module.inv_freq = module.original_inv_freq.clone()  # type: ignore[operator]
             module.max_seq_len_cached = module.original_max_seq_len
